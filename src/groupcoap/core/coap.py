@@ -1,0 +1,170 @@
+"""CoAP messages as values (RFC 7252 §3): one datagram parsed, serialized and checked in one place."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ..errors import MisuseError, Reason, Rejected
+
+CON, NON, ACK, RST = range(4)
+
+EMPTY = 0x00
+GET, POST, PUT, DELETE, FETCH = 0x01, 0x02, 0x03, 0x04, 0x05
+CHANGED, CONTENT = 0x44, 0x45
+BAD_REQUEST, UNAUTHORIZED, FORBIDDEN = 0x80, 0x81, 0x83
+SERVICE_UNAVAILABLE = 0xA3
+
+# Option numbers that some part of the core handles by name.
+URI_HOST, ETAG, OBSERVE, URI_PORT, OBJECT_SECURITY = 3, 4, 6, 7, 9
+URI_PATH, MAX_AGE, URI_QUERY = 11, 14, 15
+BLOCK2, BLOCK1, SIZE2 = 23, 27, 28
+PROXY_URI, PROXY_SCHEME, SIZE1 = 35, 39, 60
+REPEAT, NO_RESPONSE, REQUEST_TAG = 252, 258, 292
+
+Options = tuple[tuple[int, bytes], ...]
+
+
+class Message(NamedTuple):
+    """One CoAP message. `options` are (number, value) in ascending order of number, repeatable ones in their
+    order of occurrence; no payload is `b""`."""
+
+    type: int
+    code: int
+    message_id: int
+    token: bytes
+    options: Options
+    payload: bytes
+
+    def option(self, number: int) -> bytes | None:
+        """The value of the first option with this number, or None."""
+        for n, value in self.options:
+            if n == number:
+                return value
+        return None
+
+
+def is_request(code: int) -> bool:
+    """Whether this is a request code, 0.01 to 0.31."""
+    return 0 < code < 0x20
+
+
+def is_response(code: int) -> bool:
+    """Whether this is a response code: class 2, 4 or 5 (or the unused 3)."""
+    return 0x40 <= code < 0xC0
+
+
+def code_text(code: int) -> str:
+    """A code as people write it, such as 2.05."""
+    return f"{code >> 5}.{code & 0x1F:02d}"
+
+
+def uint_value(value: bytes) -> int:
+    """An option value of format uint (RFC 7252 §3.2)."""
+    return int.from_bytes(value, "big")
+
+
+def uint_bytes(number: int) -> bytes:
+    """The shortest encoding of an option value of format uint; 0 is empty."""
+    return number.to_bytes((number.bit_length() + 7) // 8, "big")
+
+
+def decode(datagram: bytes) -> Message:
+    """Parse a whole datagram. `Rejected` (malformed) if it is not a CoAP message."""
+    if len(datagram) < 4:
+        raise Rejected(Reason.MALFORMED, "shorter than a CoAP header")
+    first = datagram[0]
+    token_end = 4 + (first & 0x0F)
+    if first >> 6 != 1:
+        raise Rejected(Reason.MALFORMED, "CoAP version is not 1")
+    if token_end > 12:
+        raise Rejected(Reason.MALFORMED, "token longer than 8 bytes")
+    if token_end > len(datagram):
+        raise Rejected(Reason.MALFORMED, "token cut short")
+    code = datagram[1]
+    if code == EMPTY and len(datagram) != 4:
+        raise Rejected(Reason.MALFORMED, "bytes after the Message ID of an empty message")
+    options, payload = decode_options(datagram, token_end)
+    return Message(first >> 4 & 3, code, datagram[2] << 8 | datagram[3], datagram[4:token_end], options, payload)
+
+
+def encode(message: Message) -> bytes:
+    """The datagram of a message. `MisuseError` if a field is out of range."""
+    kind, code, message_id, token, options, payload = message
+    if len(token) > 8 or not 0 <= message_id <= 0xFFFF or not 0 <= code <= 0xFF or not 0 <= kind <= 3:
+        raise MisuseError("a CoAP header field is out of range")
+    head = bytes((0x40 | kind << 4 | len(token), code, message_id >> 8, message_id & 0xFF))
+    if payload:
+        return head + token + encode_options(options) + b"\xff" + payload
+    return head + token + encode_options(options)
+
+
+def encode_options(options: Options) -> bytes:
+    """Options in delta encoding from 0 (RFC 7252 §3.1). `MisuseError` if they are not in ascending order."""
+    parts = []
+    previous = 0
+    for number, value in options:
+        delta = number - previous
+        length = len(value)
+        if 0 <= delta < 13 and length < 13:  # nearly every option
+            parts.append(bytes((delta << 4 | length,)))
+        else:
+            parts.append(_option_head(delta, length))
+        parts.append(value)
+        previous = number
+    return b"".join(parts)
+
+
+def _option_head(delta: int, length: int) -> bytes:
+    if delta < 0:
+        raise MisuseError("options are not in ascending order")
+    delta_nibble, delta_bytes = _extended(delta)
+    length_nibble, length_bytes = _extended(length)
+    return bytes((delta_nibble << 4 | length_nibble,)) + delta_bytes + length_bytes
+
+
+def _extended(value: int) -> tuple[int, bytes]:
+    if value < 13:
+        return value, b""
+    if value < 269:
+        return 13, bytes((value - 13,))
+    if value < 65805:
+        return 14, (value - 269).to_bytes(2, "big")
+    raise MisuseError("an option delta or length is out of range")
+
+
+def decode_options(data: bytes, at: int = 0) -> tuple[Options, bytes]:
+    """Parse options and payload from position `at` to the end. `Rejected` (malformed) for a reserved nibble,
+    an option cut short, a number above 65535, or a payload marker with nothing behind it."""
+    options = []
+    number = 0
+    end = len(data)
+    while at < end:
+        head = data[at]
+        at += 1
+        if head == 0xFF:
+            if at == end:
+                raise Rejected(Reason.MALFORMED, "payload marker without payload")
+            break
+        delta = head >> 4
+        length = head & 0x0F
+        if delta > 12:
+            delta, at = _read_extended(delta, data, at)
+        if length > 12:
+            length, at = _read_extended(length, data, at)
+        number += delta
+        value_end = at + length
+        if value_end > end:
+            raise Rejected(Reason.MALFORMED, "option cut short")
+        options.append((number, data[at:value_end]))
+        at = value_end
+    if number > 0xFFFF:
+        raise Rejected(Reason.MALFORMED, "option number above 65535")
+    return tuple(options), data[at:]
+
+
+def _read_extended(nibble: int, data: bytes, at: int) -> tuple[int, int]:
+    size = nibble - 12
+    if nibble == 15 or at + size > len(data):
+        raise Rejected(Reason.MALFORMED, "reserved nibble or cut short in an option header")
+    base = 13 if nibble == 13 else 269
+    return base + int.from_bytes(data[at : at + size], "big"), at + size

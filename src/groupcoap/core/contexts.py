@@ -1,0 +1,251 @@
+"""The Security Context of one group under one Gid: Common, Sender and Recipient Contexts (draft §3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..cose.algorithms import AeadAlgorithm, Kdf
+from ..cose.keys import PrivateKey, PublicKey, SignatureAlgorithm
+from ..errors import MisuseError, Reason, Rejected
+from ..secret import Secret
+from .profile import Profile
+from .sequence import SequenceNumbers
+from .synchronization import Synchronization
+from .window import ReplayWindow
+
+MAX_RECIPIENTS = 1024
+"""Recipient Contexts kept at most; the one that was used least recently goes first."""
+
+
+def construct_nonce(common_iv: bytes, endpoint_id: bytes, partial_iv: bytes) -> bytes:
+    """Common IV XOR (length of ID ‖ ID padded ‖ Partial IV padded to 5 bytes) (OSCORE-06 §5.1). `MisuseError`
+    if one of them is too long for a nonce of the Common IV's length."""
+    length = len(common_iv)
+    if len(endpoint_id) > length - 6 or not 0 < len(partial_iv) <= 5:
+        raise MisuseError("an Endpoint ID or Partial IV that does not fit the nonce")
+    padded = bytes((len(endpoint_id),)) + endpoint_id.rjust(length - 6, b"\0") + partial_iv.rjust(5, b"\0")
+    return bytes(a ^ b for a, b in zip(common_iv, padded, strict=True))
+
+
+class CommonContext:
+    """What all members share: AEAD, KDF, Master Secret, the Gid (which is also the Master Salt), the
+    countersignature algorithm, and the Common IV derived from them. Immutable; a renewal makes a new one.
+
+    `MisuseError` if messages under it could not be encoded."""
+
+    __slots__ = ("aead", "common_iv", "gid", "kdf", "master_secret", "profile", "signature")
+
+    def __init__(
+        self,
+        *,
+        profile: Profile,
+        aead: AeadAlgorithm,
+        kdf: Kdf,
+        signature: SignatureAlgorithm,
+        master_secret: Secret,
+        gid: bytes,
+    ) -> None:
+        if not len(master_secret):
+            raise MisuseError("the Master Secret is empty")
+        self.profile = profile
+        self.aead = aead
+        self.kdf = kdf
+        self.signature = signature
+        self.master_secret = master_secret
+        self.gid = bytes(gid)
+        profile.check_sizes(self, b"")
+        self.common_iv = profile.derive_common_iv(self)
+
+    def nonce_base(self, endpoint_id: bytes) -> int:
+        """The nonce of this Endpoint ID with Partial IV 0, as an integer: the Partial IV fills the last 5
+        bytes, so the nonce of number n is this XOR n."""
+        return int.from_bytes(construct_nonce(self.common_iv, endpoint_id, b"\0"), "big")
+
+    def nonce(self, endpoint_id: bytes, partial_iv: bytes) -> bytes:
+        """The AEAD nonce for this Endpoint ID and Partial IV."""
+        return construct_nonce(self.common_iv, endpoint_id, partial_iv)
+
+    def check_id(self, endpoint_id: bytes) -> None:
+        """`MisuseError` if this cannot be an Endpoint ID here."""
+        if len(endpoint_id) > self.aead.max_id_length:
+            raise MisuseError(f"an Endpoint ID has at most {self.aead.max_id_length} bytes with {self.aead.name}")
+        self.profile.check_sizes(self, endpoint_id)
+
+    def __repr__(self) -> str:
+        return f"<CommonContext {self.profile.name} gid={self.gid.hex()} {self.aead.name}>"
+
+
+class SenderContext:
+    """What this endpoint protects with. A pure listener has none, and nothing can be protected without one.
+
+    `numbers` gives out each sequence number once: see `SequenceNumbers`."""
+
+    __slots__ = ("bind", "cipher", "common", "key", "nonce_base", "numbers", "private_key", "sender_id")
+
+    def __init__(
+        self, common: CommonContext, sender_id: bytes, private_key: PrivateKey, numbers: SequenceNumbers
+    ) -> None:
+        common.check_id(sender_id)
+        self.common = common
+        self.sender_id = bytes(sender_id)
+        self.private_key = private_key
+        self.numbers = numbers
+        self.key = common.profile.derive_key(common, self.sender_id)
+        self.cipher = common.aead.cipher(self.key)
+        self.nonce_base = common.nonce_base(self.sender_id)
+        self.bind = common.profile.binder(common, self.sender_id, common.gid)
+
+    def __repr__(self) -> str:
+        return f"<SenderContext {self.sender_id.hex()!r} gid={self.common.gid.hex()}>"
+
+
+class RecipientContext:
+    """What this endpoint verifies one sender's messages with: its key, public key, replay window and state of
+    synchronization.
+
+    `unbroken`: the window has missed nothing since our Sender Key was first used, which is what allows the
+    nonce of a request to be used for its response (multicast-oscore-04 §7)."""
+
+    __slots__ = (
+        "bind",
+        "cipher",
+        "common",
+        "key",
+        "nonce_base",
+        "nonce_length",
+        "public_key",
+        "recipient_id",
+        "sync",
+        "unbroken",
+        "window",
+    )
+
+    def __init__(
+        self,
+        common: CommonContext,
+        recipient_id: bytes,
+        public_key: PublicKey | None,
+        *,
+        unbroken: bool,
+    ) -> None:
+        self.common = common
+        self.recipient_id = recipient_id
+        self.public_key = public_key
+        self.window = ReplayWindow()
+        self.sync = Synchronization()
+        self.unbroken = unbroken
+        self.key = common.profile.derive_key(common, recipient_id)
+        self.cipher = common.aead.cipher(self.key)
+        self.nonce_base = common.nonce_base(recipient_id)
+        self.nonce_length = common.aead.nonce_length
+        self.bind = common.profile.binder(common, recipient_id, common.gid)
+
+    def __repr__(self) -> str:
+        return f"<RecipientContext {self.recipient_id.hex()!r} gid={self.common.gid.hex()} {self.window!r}>"
+
+
+class SecurityContext:
+    """One group's Security Context under one Gid, at one endpoint.
+
+    `public_keys` are those at hand ({Endpoint ID: key}); more may be learned. `intact` says that no Recipient
+    Context of this Gid was ever lost here, since before our Sender Key was first used. `generation` counts the
+    renewals of the group that this endpoint has installed: a higher one is newer."""
+
+    __slots__ = (
+        "_departed",
+        "_public_keys",
+        "_recipients",
+        "accepts_requests",
+        "common",
+        "generation",
+        "group",
+        "intact",
+        "sender",
+    )
+
+    def __init__(
+        self,
+        group: str,
+        common: CommonContext,
+        sender: SenderContext | None,
+        public_keys: dict[bytes, PublicKey],
+        *,
+        intact: bool = True,
+    ) -> None:
+        if sender is not None and sender.common is not common:
+            raise MisuseError("a Sender Context of another Common Context")
+        self.group = group
+        self.common = common
+        self.sender = sender
+        self.intact = intact
+        self.accepts_requests = True
+        self.generation = 0
+        self._recipients: dict[bytes, RecipientContext] = {}
+        self._public_keys = dict(public_keys)
+        self._departed: set[bytes] = set()
+
+    @property
+    def gid(self) -> bytes:
+        return self.common.gid
+
+    @property
+    def members(self) -> Iterable[bytes]:
+        """Endpoint IDs whose public key is at hand and who have not left."""
+        return self._public_keys.keys()
+
+    @property
+    def recipients(self) -> Iterable[RecipientContext]:
+        """The Recipient Contexts that exist, least recently created first."""
+        return self._recipients.values()
+
+    def recipient(self, kid: bytes) -> RecipientContext:
+        """The Recipient Context of this Endpoint ID. One that did not exist is made but not kept: `keep` it
+        once a message has passed, so that forged kids fill no memory.
+
+        `Rejected` if the kid cannot be a sender here: too long, our own, or of a member that left."""
+        found = self._recipients.get(kid)
+        if found is not None:
+            return found
+        if self.sender is not None and kid == self.sender.sender_id:
+            raise Rejected(Reason.OWN_MESSAGE)
+        if kid in self._departed or len(kid) > self.common.aead.max_id_length:
+            raise Rejected(Reason.UNKNOWN_SENDER, kid.hex())
+        return RecipientContext(self.common, kid, self._public_keys.get(kid), unbroken=self.intact)
+
+    def keep(self, recipient: RecipientContext) -> RecipientContext:
+        """Keep a Recipient Context whose message has passed; returns the one that is kept, which is another
+        if two first messages of a sender were under way at once."""
+        kept = self._recipients.setdefault(recipient.recipient_id, recipient)
+        if len(self._recipients) > MAX_RECIPIENTS:
+            oldest = next(iter(self._recipients))
+            del self._recipients[oldest]
+            self.intact = False  # were it made again, its window would have forgotten
+        return kept
+
+    def restore(self, kid: bytes, window: ReplayWindow, *, unbroken: bool) -> None:
+        """Bring back a synchronized sender from durable state."""
+        recipient = self.recipient(kid)
+        recipient.window = window
+        recipient.unbroken = unbroken
+        recipient.sync.restore()
+        self.keep(recipient)
+
+    def learn(self, kid: bytes, public_key: PublicKey) -> None:
+        """A member's public key has arrived."""
+        self._public_keys[kid] = public_key
+        if kid in self._recipients:
+            self._recipients[kid].public_key = public_key
+
+    def knows(self, kid: bytes) -> bool:
+        """Whether the public key of this Endpoint ID is at hand."""
+        return kid in self._public_keys
+
+    def depart(self, kids: Iterable[bytes]) -> None:
+        """These Endpoint IDs have left: their Recipient Contexts and keys go, their messages are refused."""
+        for kid in kids:
+            self._departed.add(kid)
+            self._recipients.pop(kid, None)
+            self._public_keys.pop(kid, None)
+
+    def __repr__(self) -> str:
+        return f"<SecurityContext of {self.group!r} {self.common!r}>"

@@ -1,0 +1,126 @@
+"""The seam for the wire profile: everything in which multicast OSCORE and its successors differ.
+
+A profile derives keys, binds messages to requests (AAD), splits and fills the Object-Security option behind the
+common prefix, encrypts, places and finds the countersignature, and says which options travel outside. Contexts,
+windows, exchanges, synchronization and endpoints know nothing of it. The profile comes from the group's
+configuration, never from the wire: option prefix → Gid (response: Token) → Security Context → profile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from ..secret import Secret
+from .coap import Message, Options
+from .option import OptionPrefix
+
+if TYPE_CHECKING:
+    from .contexts import CommonContext, RecipientContext, SenderContext
+
+
+class RequestIds(NamedTuple):
+    """What binds a response to its request (draft §5.4): kid, Partial IV and Gid of the request."""
+
+    kid: bytes
+    partial_iv: bytes
+    gid: bytes
+
+
+class Binding(NamedTuple):
+    """A request's ids with what the profile has prepared from them for the AAD, so that an answer to the same
+    request does not build it again. Only the profile looks into `prepared`."""
+
+    ids: RequestIds
+    prepared: tuple[bytes, bytes]
+
+
+Binder = Callable[[bytes], Binding]
+"""Partial IV of a request → its binding; one per requester, with everything constant computed once."""
+
+
+class OptionTail(NamedTuple):
+    """What stands behind the common prefix. `signature` is None where the profile does not carry it there."""
+
+    kid: bytes | None
+    signature: bytes | None
+
+
+class Sealed(NamedTuple):
+    """A protected message: the option value and payload to send, and what went into them."""
+
+    option: bytes
+    payload: bytes
+    aad: bytes
+    to_be_signed: bytes
+
+
+class Opened(NamedTuple):
+    """A decrypted message. The signature is not verified yet."""
+
+    plaintext: bytes
+    to_be_signed: bytes
+    signature: bytes
+
+
+class Split(NamedTuple):
+    """A message taken apart for protection: outer code, outer options, plaintext."""
+
+    code: int
+    outer: Options
+    plaintext: bytes
+
+
+class Profile(Protocol):
+    """One wire profile. Stateless; every method is pure."""
+
+    @property
+    def name(self) -> str:
+        """The name used in files and vectors."""
+
+    def derive_key(self, common: CommonContext, endpoint_id: bytes) -> Secret:
+        """The Sender or Recipient Key of this Endpoint ID, of the AEAD's key length."""
+
+    def derive_common_iv(self, common: CommonContext) -> bytes:
+        """The Common IV, of the AEAD's nonce length."""
+
+    def check_sizes(self, common: CommonContext, endpoint_id: bytes) -> None:
+        """`MisuseError` where messages under these could not be encoded."""
+
+    def binder(self, common: CommonContext, kid: bytes, gid: bytes) -> Binder:
+        """Bindings for requests sent by `kid` under `gid`, answered or verified with the algorithms of
+        `common`."""
+
+    def external_aad(self, common: CommonContext, ids: RequestIds) -> bytes:
+        """The external_aad of an exchange, CBOR: for traces and explanations."""
+
+    def is_group_message(self, prefix: OptionPrefix) -> bool:
+        """Whether an option whose Gid is not known looks like this profile's, rather than like RFC 8613's."""
+
+    def split_request_option(self, common: CommonContext, prefix: OptionPrefix) -> OptionTail:
+        """The rest of a request's option. `Rejected` (malformed) unless everything a request needs is there."""
+
+    def split_response_option(self, common: CommonContext, prefix: OptionPrefix) -> OptionTail:
+        """The rest of a response's option, likewise."""
+
+    def split(self, message: Message) -> Split:
+        """Class E and class U of a message to be protected. `MisuseError` if it cannot be."""
+
+    def join(self, outer: Message, plaintext: bytes) -> Message:
+        """The original message from a received one and its plaintext. `Rejected` (malformed)."""
+
+    def seal(
+        self,
+        sender: SenderContext,
+        binding: Binding,
+        nonce: bytes,
+        partial_iv: bytes | None,
+        gid: bytes | None,
+        plaintext: bytes,
+    ) -> Sealed:
+        """Encrypt, sign and encode; `partial_iv` and `gid` as they shall appear in the option."""
+
+    def open(
+        self, recipient: RecipientContext, binding: Binding, nonce: bytes, tail: OptionTail, payload: bytes
+    ) -> Opened:
+        """Decrypt. `Rejected`: malformed (payload too short) or decryption failed."""

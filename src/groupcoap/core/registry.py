@@ -1,0 +1,90 @@
+"""An endpoint's groups and their live Security Contexts: who is found by what (draft §5.2, §3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..errors import MisuseError, Reason, Rejected
+from .contexts import SecurityContext
+
+
+class Registry:
+    """Security Contexts by Gid and destination, and the current one of each group.
+
+    A group is its name. Several Gids of it may be live: the current one, and older ones that still verify
+    responses to requests already sent (multicast-oscore-04 §8)."""
+
+    def __init__(self) -> None:
+        self._by_address: dict[tuple[bytes, bytes], tuple[SecurityContext]] = {}
+        self._by_gid: dict[bytes, tuple[SecurityContext, ...]] = {}
+        self._by_group: dict[str, list[SecurityContext]] = {}
+        self._addresses: dict[str, tuple[bytes, ...]] = {}
+
+    def install(self, context: SecurityContext, addresses: Iterable[bytes]) -> None:
+        """Make this the current context of its group, reachable at these packed multicast addresses. An older
+        context of the group takes no more requests until it is told to (`accepts_requests`).
+
+        `MisuseError` if another context has the same Gid at one of the addresses, or this group already had
+        this Gid."""
+        group, gid = context.group, context.gid
+        packed = tuple(addresses)
+        siblings = self._by_group.setdefault(group, [])
+        if any((gid, address) in self._by_address for address in packed) or any(
+            sibling.gid == gid for sibling in siblings
+        ):
+            raise MisuseError(f"there already is a security context with Gid {gid.hex()} at this address")
+        for older in siblings:
+            older.accepts_requests = False
+        context.generation = siblings[-1].generation + 1 if siblings else 0
+        siblings.append(context)
+        self._addresses[group] = packed
+        self._by_gid[gid] = (*self._by_gid.get(gid, ()), context)
+        for address in packed:
+            self._by_address[gid, address] = (context,)
+
+    def remove(self, context: SecurityContext) -> None:
+        """Forget this context: its collections are over and its grace has ended."""
+        siblings = self._by_group[context.group]
+        siblings.remove(context)
+        if not siblings:
+            del self._by_group[context.group]
+        others = tuple(c for c in self._by_gid[context.gid] if c is not context)
+        if others:
+            self._by_gid[context.gid] = others
+        else:
+            del self._by_gid[context.gid]
+        self._by_address = {k: v for k, v in self._by_address.items() if v[0] is not context}
+
+    def find(self, gid: bytes, destination: bytes | None) -> tuple[SecurityContext, ...]:
+        """The contexts that a request under this Gid may belong to: at a multicast address there is one, by
+        unicast (None) there may be more. `Rejected` if there is none, or it takes no more requests."""
+        if destination is None:
+            found = self._by_gid.get(gid)
+        else:
+            found = self._by_address.get((gid, destination))
+        if found is None:
+            raise Rejected(Reason.UNKNOWN_GROUP, gid.hex())
+        if not found[0].accepts_requests:
+            found = tuple(context for context in found if context.accepts_requests)
+            if not found:
+                raise Rejected(Reason.CONTEXT_RETIRED, gid.hex())
+        return found
+
+    def knows(self, gid: bytes) -> bool:
+        """Whether any context, current or old, has this Gid."""
+        return gid in self._by_gid
+
+    def current(self, group: str, gid: bytes | None = None) -> SecurityContext:
+        """The current context of this group. `Rejected` if there is none, or it is not of this Gid."""
+        contexts = self._by_group.get(group)
+        if not contexts or gid not in (None, contexts[-1].gid):
+            raise Rejected(Reason.UNKNOWN_GROUP, group if gid is None else gid.hex())
+        return contexts[-1]
+
+    def contexts(self, group: str) -> tuple[SecurityContext, ...]:
+        """All live contexts of this group, the current one last."""
+        return tuple(self._by_group.get(group, ()))
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        return tuple(self._by_group)

@@ -1,0 +1,59 @@
+"""Sender Sequence Numbers: each is given out once, ever (OSCORE-06 §5.2).
+
+Numbers are reserved ahead of use through a function that makes the reservation durable; after a crash the
+reserved range counts as used. Reading and incrementing is one atomic step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from threading import Lock
+
+from ..errors import MisuseError, SequenceNumbersExhausted
+
+MAXIMUM = (1 << 40) - 1
+
+Reserve = Callable[[int], int]
+
+
+def _reserve_all(_next: int) -> int:
+    return MAXIMUM + 1
+
+
+class SequenceNumbers:
+    """Gives out sequence numbers from `first` on.
+
+    `reserve(n)` is called before number `n`, the first not yet reserved, is given out; it returns the end
+    (exclusive) of the range that is now durably reserved. The default reserves everything: for a context that
+    lives in memory only."""
+
+    __slots__ = ("_counter", "_end", "_lock", "_reserve")
+
+    def __init__(self, first: int = 0, reserve: Reserve = _reserve_all) -> None:
+        if first < 0:
+            raise MisuseError("a sequence number is not negative")
+        self._counter = count(first)
+        self._reserve = reserve
+        self._end = first
+        self._lock = Lock()
+
+    def take(self) -> int:
+        """The next number, never given out again. `SequenceNumbersExhausted` past 2^40 - 1."""
+        number = next(self._counter)  # atomic: no two callers get the same
+        if number >= self._end:
+            self._extend(number)
+        return number
+
+    def _extend(self, number: int) -> None:
+        if number > MAXIMUM:
+            raise SequenceNumbersExhausted("no sequence numbers left under this Sender Context")
+        with self._lock:
+            while number >= self._end:
+                end = self._reserve(self._end)
+                if end <= self._end:
+                    raise MisuseError("a reservation of sequence numbers must grow")
+                self._end = min(end, MAXIMUM + 1)
+
+    def __repr__(self) -> str:
+        return f"<SequenceNumbers reserved up to {self._end}>"

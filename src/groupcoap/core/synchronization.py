@@ -1,0 +1,210 @@
+"""Synchronization with a multicaster's sequence numbers (draft §6, Appendix D; multicast-oscore-04 §9).
+
+What a listener does with a verified request, by state of the sender and method:
+
+    method              not synchronized                                synchronized
+    best effort         deliver, synchronized                           window decides
+    baseline            reject; window starts there, synchronized       window decides
+    challenge–response  4.03 with Repeat; the echo starts the window    window decides; a gap may undo it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from hashlib import sha256
+from typing import NamedTuple
+
+from ..errors import MisuseError, Reason, Rejected
+from . import coap
+from .coap import Message
+from .window import ReplayWindow
+
+MAX_CHALLENGES = 4
+"""Challenges of one sender that may be open at once; a further one takes the place of the oldest."""
+
+Entropy = Callable[[int], bytes]
+"""`os.urandom`, or a test's own."""
+
+_NOT_COMPARED = frozenset(
+    (coap.REPEAT, coap.URI_HOST, coap.URI_PORT, coap.PROXY_URI, coap.PROXY_SCHEME, coap.OBJECT_SECURITY)
+)
+
+
+class Method(Enum):
+    """How a listener synchronizes; the value is the name used in files and vectors."""
+
+    BEST_EFFORT = "best-effort"
+    BASELINE = "baseline"
+    CHALLENGE_RESPONSE = "challenge-response"
+
+
+@dataclass(frozen=True, slots=True)
+class SynchronizationPolicy:
+    """The group's choice, which a listener may override. Times in seconds.
+
+    `challenge_lifetime`: how long an echo is waited for. `rechallenge_after`: when, while a challenge is open,
+    a newer request gets another one. `repeat_length`: bytes of a Repeat value, 8 to 40. `max_gap`: a larger
+    step of sequence numbers ends synchronization (challenge–response only); None: no step does."""
+
+    method: Method = Method.CHALLENGE_RESPONSE
+    challenge_lifetime: float = 30.0
+    rechallenge_after: float = 1.0
+    repeat_length: int = 8
+    max_gap: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 8 <= self.repeat_length <= 40:
+            raise MisuseError("a Repeat value has 8 to 40 bytes")
+        if self.challenge_lifetime <= 0 or self.rechallenge_after < 0:
+            raise MisuseError("times of the synchronization policy must be positive")
+        if self.max_gap is not None and self.max_gap < 1:
+            raise MisuseError("max_gap must be positive")
+
+
+class Freshness(Enum):
+    """What is known of the time of a delivered message."""
+
+    UNSYNCHRONIZED = "unsynchronized"
+    """Not a repetition of anything seen here, but it may have been recorded before."""
+    ORDERED = "ordered"
+    """Its place among this sender's messages is certain, and it is newer than where synchronization began."""
+    FRESH = "fresh"
+    """Made after this listener asked (an echoed Repeat value)."""
+    BOUND = "bound"
+    """An answer made after, and to, our own request."""
+
+
+class Challenge(NamedTuple):
+    """A Repeat value that was sent: for which request, and until when an echo counts."""
+
+    repeat: bytes
+    number: int
+    digest: bytes
+    deadline: float
+
+
+class Deliver(NamedTuple):
+    """The request goes to the application."""
+
+    freshness: Freshness
+
+
+def request_digest(message: Message) -> bytes:
+    """What makes an echo the retransmission of an original request: code, options less Repeat and less those
+    that only route it, payload."""
+    options = tuple(option for option in message.options if option[0] not in _NOT_COMPARED)
+    head = bytes((message.code,)) + coap.encode_options(options)
+    return sha256(len(head).to_bytes(4, "big") + head + message.payload).digest()
+
+
+class Synchronization:
+    """The state of one sender at one listener."""
+
+    __slots__ = ("_challenges", "_first", "_last_challenge", "synchronized")
+
+    def __init__(self) -> None:
+        self.synchronized = False
+        self._challenges: list[Challenge] = []
+        self._last_challenge = 0.0
+        self._first = -1
+
+    def restore(self) -> None:
+        """The window came back from durable state: nothing has been missed."""
+        self.synchronized = True
+
+    def drops_early(self, policy: SynchronizationPolicy, number: int, now: float) -> bool:
+        """Whether a multicast request would be dropped whatever it contains, because a challenge is open: known
+        before anything is decrypted."""
+        return not self.synchronized and self._pending(now) and not self._may_rechallenge(policy, number, now)
+
+    def decide(
+        self,
+        policy: SynchronizationPolicy,
+        window: ReplayWindow,
+        number: int,
+        message: Message,
+        now: float,
+        entropy: Entropy,
+    ) -> Deliver | Challenge:
+        """What becomes of an authentic request; the second, atomic replay check is inside. `Rejected` if it
+        is not delivered and nothing is to be sent."""
+        repeat = message.option(coap.REPEAT)
+        if repeat is not None:
+            return self._echo(window, number, repeat, message, now)
+        if self.synchronized and self._too_far(policy, window, number):
+            self.synchronized = False
+        if self.synchronized:
+            if not window.accept(number):
+                raise Rejected(Reason.REPLAY)
+            return Deliver(Freshness.ORDERED if number > self._first else Freshness.UNSYNCHRONIZED)
+        if policy.method is Method.CHALLENGE_RESPONSE:
+            return self._challenge(policy, window, number, message, now, entropy)
+        return self._first_request(policy.method, window, number)
+
+    def _first_request(self, method: Method, window: ReplayWindow, number: int) -> Deliver:
+        if method is Method.BASELINE:
+            window.start_at(number)
+            self.synchronized = True
+            raise Rejected(Reason.NOT_SYNCHRONIZED)
+        if not window.accept(number):
+            raise Rejected(Reason.REPLAY)
+        self._first = number
+        self.synchronized = True
+        return Deliver(Freshness.UNSYNCHRONIZED)
+
+    @staticmethod
+    def _too_far(policy: SynchronizationPolicy, window: ReplayWindow, number: int) -> bool:
+        return (
+            policy.max_gap is not None
+            and policy.method is Method.CHALLENGE_RESPONSE
+            and number - window.highest > policy.max_gap
+        )
+
+    def _pending(self, now: float) -> bool:
+        return any(challenge.deadline >= now for challenge in self._challenges)
+
+    def _may_rechallenge(self, policy: SynchronizationPolicy, number: int, now: float) -> bool:
+        newest = max(challenge.number for challenge in self._challenges)
+        return number > newest and now - self._last_challenge >= policy.rechallenge_after
+
+    def _challenge(
+        self,
+        policy: SynchronizationPolicy,
+        window: ReplayWindow,
+        number: int,
+        message: Message,
+        now: float,
+        entropy: Entropy,
+    ) -> Challenge:
+        if not window.is_new(number):
+            raise Rejected(Reason.REPLAY)
+        if self._pending(now) and not self._may_rechallenge(policy, number, now):
+            raise Rejected(Reason.CHALLENGE_PENDING)
+        challenge = Challenge(
+            entropy(policy.repeat_length), number, request_digest(message), now + policy.challenge_lifetime
+        )
+        still_open = [c for c in self._challenges if c.deadline >= now]
+        self._challenges = [*still_open, challenge][-MAX_CHALLENGES:]
+        self._last_challenge = now
+        return challenge
+
+    def _echo(self, window: ReplayWindow, number: int, repeat: bytes, message: Message, now: float) -> Deliver:
+        for challenge in self._challenges:
+            if challenge.repeat == repeat and challenge.deadline >= now:
+                break
+        else:
+            raise Rejected(Reason.REPEAT_UNKNOWN)
+        if not self.synchronized:
+            if not window.is_new(number):
+                raise Rejected(Reason.REPLAY)
+            window.start_at(number)
+            self.synchronized = True
+            self._first = number
+        elif not window.accept(number):  # a second challenge, echoed after the first had synchronized
+            raise Rejected(Reason.REPLAY)
+        self._challenges.remove(challenge)
+        if request_digest(message) != challenge.digest:
+            raise Rejected(Reason.NOT_THE_ORIGINAL)
+        return Deliver(Freshness.FRESH)

@@ -1,0 +1,116 @@
+"""Credentials: the original bytes of what carries a public key, with their type.
+
+The bytes are kept as they came, since later profiles authenticate exactly them. That the key belongs to the
+endpoint is what the source vouches for (the provisioned file, the Group Manager); nothing here checks an
+issuer's signature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from io import BytesIO
+from typing import Any
+
+import cbor2
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from ..errors import MisuseError
+from .keys import PublicKey, SignatureAlgorithm
+
+_CNF = 8  # CWT claim "cnf", RFC 8747 §3.1
+_COSE_KEY = 1  # its member COSE_Key
+_COSE_SIGN1_TAG = 18
+_CWT_TAG = 61
+_KTY, _CRV, _X, _Y = 1, -1, -2, -3
+_OKP, _EC2 = 1, 2
+_CURVE_ED25519, _CURVE_P256 = 6, 1
+
+
+class CredentialKind(Enum):
+    """What the bytes of a credential are; the value is the name used in files."""
+
+    RAW_KEY = "raw"
+    CCS = "ccs"
+    CWT = "cwt"
+    X509 = "x509"
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A credential's kind and original bytes.
+
+    RAW_KEY: Ed25519 32 bytes, P-256 04 ‖ x ‖ y. CCS: a CWT Claims Set (CBOR map). CWT: a COSE_Sign1, tagged or
+    not. X509: one certificate, DER."""
+
+    kind: CredentialKind
+    data: bytes
+
+    def public_key(self, algorithm: SignatureAlgorithm) -> PublicKey:
+        """The key inside, for this algorithm. `MisuseError` if there is none or it is of another type."""
+        try:
+            return algorithm.public_key(_EXTRACT[self.kind](self.data))
+        except MisuseError as error:
+            raise MisuseError(f"{self.kind.value} credential without a key for {algorithm.name}: {error}") from None
+
+
+def _decode_all(data: bytes) -> Any:
+    stream = BytesIO(data)
+    try:
+        value = cbor2.load(stream)
+    except (cbor2.CBORError, ValueError, RecursionError, MemoryError, OverflowError) as error:
+        raise MisuseError(f"not CBOR ({type(error).__name__})") from None
+    if stream.read(1):
+        raise MisuseError("bytes left over after the CBOR")
+    return value
+
+
+def _key_of_claims(claims: Any) -> bytes:
+    confirmation = claims.get(_CNF) if isinstance(claims, dict) else None
+    key = confirmation.get(_COSE_KEY) if isinstance(confirmation, dict) else None
+    if not isinstance(key, dict):
+        raise MisuseError("no cnf claim with a COSE_Key")
+    kind, curve, x, y = key.get(_KTY), key.get(_CRV), key.get(_X), key.get(_Y)
+    if kind == _OKP and curve == _CURVE_ED25519 and isinstance(x, bytes):
+        return x
+    if kind == _EC2 and curve == _CURVE_P256 and isinstance(x, bytes) and isinstance(y, bytes):
+        return b"\x04" + x + y
+    raise MisuseError("a COSE_Key of another type or curve")
+
+
+def _from_ccs(data: bytes) -> bytes:
+    return _key_of_claims(_decode_all(data))
+
+
+def _from_cwt(data: bytes) -> bytes:
+    value = _decode_all(data)
+    for tag in (_CWT_TAG, _COSE_SIGN1_TAG):
+        if isinstance(value, cbor2.CBORTag) and value.tag == tag:
+            value = value.value
+    if not isinstance(value, (list, tuple)) or len(value) != 4 or not isinstance(value[2], bytes):
+        raise MisuseError("not a COSE_Sign1")
+    return _from_ccs(value[2])
+
+
+def _from_x509(data: bytes) -> bytes:
+    try:
+        key = x509.load_der_x509_certificate(data).public_key()
+    except Exception as error:
+        # The parser's errors are many (ValueError, UnsupportedAlgorithm, its own): all mean "no usable key".
+        raise MisuseError(f"not a certificate ({type(error).__name__})") from None
+    if isinstance(key, ed25519.Ed25519PublicKey):
+        return key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+    if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
+        return key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    raise MisuseError("a certificate with a key of another type")
+
+
+_EXTRACT: dict[CredentialKind, Callable[[bytes], bytes]] = {
+    CredentialKind.RAW_KEY: bytes,
+    CredentialKind.CCS: _from_ccs,
+    CredentialKind.CWT: _from_cwt,
+    CredentialKind.X509: _from_x509,
+}

@@ -1,0 +1,95 @@
+"""The exception tree. Three kinds, by whose fault it is; each boundary lets only its own kind out.
+
+* `MisuseError`: the calling code asked for something that may not be done.
+* `Rejected`: a peer sent something that is not accepted; it carries a `Reason`.
+* `EnvironmentFault`: a file, a lock or the network is not as it must be; its text says what to do.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from os import PathLike
+
+
+class GroupcoapError(Exception):
+    """Root of everything that groupcoap raises on purpose."""
+
+
+class MisuseError(GroupcoapError):
+    """The caller's mistake: wrong arguments, or an operation that this endpoint may not perform."""
+
+
+class UnsupportedAlgorithm(MisuseError):
+    """An algorithm number or name that is not implemented."""
+
+
+class SequenceNumbersExhausted(MisuseError):
+    """The Sender Sequence Number has reached its maximum (OSCORE-06 §5.2): nothing may be sent any more
+    under this Sender Context; the group needs a new Gid or the endpoint a new Endpoint ID."""
+
+
+class Reason(Enum):
+    """Why a message was refused. The value is the text shown to people and used as counter name."""
+
+    MALFORMED = "malformed"
+    NOT_PROTECTED = "not a protected group message"
+    NOT_FOR_MULTICAST = "confirmable or empty message by multicast"
+    UNKNOWN_GROUP = "unknown group"
+    CONTEXT_RETIRED = "security context is no longer current"
+    UNKNOWN_SENDER = "unknown sender"
+    NO_PUBLIC_KEY = "no public key"
+    OWN_MESSAGE = "own sender id (reflection)"
+    REPLAY = "replay"
+    DECRYPTION_FAILED = "decryption failed"
+    SIGNATURE_FAILED = "signature failed"
+    NOT_SYNCHRONIZED = "not synchronized yet (baseline)"
+    CHALLENGE_PENDING = "challenge pending"
+    REPEAT_UNKNOWN = "Repeat value never asked for or out of time"
+    REPEAT_BY_MULTICAST = "Repeat option in a multicast request"
+    NOT_THE_ORIGINAL = "echo of another request (synchronized by it, not delivered)"
+    UNICAST_METHOD = "only GET and FETCH may come by unicast without Repeat"
+    UNKNOWN_EXCHANGE = "no such request"
+    BOUND_TO_OTHER_REQUEST = "does not fit the request"
+    NOTIFICATION_ORDER = "notification out of order"
+    NOT_OBSERVED = "notification without an observation"
+    TOO_LARGE = "larger than MAX_UNFRAGMENTED_SIZE"
+    BUSY = "too many pending"
+
+
+class Rejected(GroupcoapError):
+    """A received message is refused. `reason` says why; nothing was delivered and no state changed.
+
+    `detail` is for people (logs, `decode`), never for the wire."""
+
+    def __init__(self, reason: Reason, detail: str = "") -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason.value}: {self.detail}" if self.detail else self.reason.value
+
+
+class EnvironmentFault(GroupcoapError):
+    """Something outside the program is not as it must be. The text is one line that says what to do."""
+
+
+class FileFault(EnvironmentFault):
+    """A file that is missing, damaged, of a newer version, or readable by others."""
+
+    def __init__(self, path: str | PathLike[str], problem: str) -> None:
+        super().__init__(f"{path}: {problem}")
+        self.path = path
+        self.problem = problem
+
+
+class StateLost(FileFault):
+    """Run-time state that must exist does not: sending would repeat sequence numbers."""
+
+
+class StateLocked(EnvironmentFault):
+    """Another process holds the run-time state."""
+
+
+class NetworkFault(EnvironmentFault):
+    """An interface, address or port that cannot be used."""
