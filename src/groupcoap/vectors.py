@@ -159,13 +159,8 @@ def _nonce(data: Json) -> Json:
 
 def _option(data: Json) -> Json:
     prefix = decode_prefix(bytes.fromhex(data["value"]))
-    tail = split_tail(prefix, data["signature_length"])
-    fields = {
-        "partial_iv": prefix.partial_iv,
-        "gid": prefix.gid,
-        "signature": tail.signature,
-        "kid": tail.kid,
-    }
+    kid, signature = split_tail(prefix, data["signature_length"])
+    fields = {"partial_iv": prefix[1], "gid": prefix[2], "signature": signature, "kid": kid}
     return {name: None if value is None else value.hex() for name, value in fields.items()}
 
 
@@ -208,7 +203,7 @@ def _protect_response(data: Json) -> Json:
         lambda hook: protect_response(sender, exchange, message, fresh=fresh, include_gid=include_gid, trace=hook)
     )
     prefix = decode_prefix(bytes.fromhex(result["option"]))
-    if (prefix.partial_iv is not None) != fresh or (prefix.gid is not None) != include_gid:
+    if (prefix[1] is not None) != fresh or (prefix[2] is not None) != include_gid:
         raise MisuseError("this response cannot be asked for: its nonce or Gid would be ambiguous or reused")
     return result
 
@@ -223,10 +218,10 @@ def _verify_response(data: Json) -> Json:
         # The request was sent before a renewal; its own keys are not among the vector's inputs.
         context = SecurityContext(_GROUP, _common({**data["common"], "gid": ids.gid.hex()}), None, {})
     common = context.common
-    binding = common.profile.binder(common, ids.kid, ids.gid)(ids.partial_iv)
+    prepared = common.profile.binder(common, ids.kid, ids.gid)(ids.partial_iv)
     observe = message.option(coap.OBSERVE) is not None
     nonce = common.nonce(ids.kid, ids.partial_iv)
-    exchange = OutgoingExchange(context, binding, nonce, observe=observe)
+    exchange = OutgoingExchange(context, ids, prepared, nonce, observe=observe)
     response = decrypt_response(registry, exchange, message)
     delivered = response.check_signature().accept()
     return {"message": coap.encode(delivered.message).hex(), "sender_id": delivered.sender_id.hex()}

@@ -116,6 +116,7 @@ class RecipientContext:
         "public_key",
         "recipient_id",
         "sync",
+        "tag_length",
         "unbroken",
         "window",
     )
@@ -138,6 +139,7 @@ class RecipientContext:
         self.cipher = common.aead.cipher(self.key)
         self.nonce_base = common.nonce_base(recipient_id)
         self.nonce_length = common.aead.nonce_length
+        self.tag_length = common.aead.tag_length
         self.bind = common.profile.binder(common, recipient_id, common.gid)
 
     def __repr__(self) -> str:
@@ -149,7 +151,8 @@ class SecurityContext:
 
     `public_keys` are those at hand ({Endpoint ID: key}); more may be learned. `intact` says that no Recipient
     Context of this Gid was ever lost here, since before our Sender Key was first used. `generation` counts the
-    renewals of the group that this endpoint has installed: a higher one is newer."""
+    renewals of the group that this endpoint has installed: a higher one is newer. `current` until the group is
+    renewed; `accepts_requests` until then or until the grace after it has ended."""
 
     __slots__ = (
         "_departed",
@@ -157,7 +160,9 @@ class SecurityContext:
         "_recipients",
         "accepts_requests",
         "common",
+        "current",
         "generation",
+        "gid",
         "group",
         "intact",
         "sender",
@@ -178,15 +183,13 @@ class SecurityContext:
         self.common = common
         self.sender = sender
         self.intact = intact
+        self.gid = common.gid
+        self.current = True
         self.accepts_requests = True
         self.generation = 0
         self._recipients: dict[bytes, RecipientContext] = {}
         self._public_keys = dict(public_keys)
         self._departed: set[bytes] = set()
-
-    @property
-    def gid(self) -> bytes:
-        return self.common.gid
 
     @property
     def members(self) -> Iterable[bytes]:
@@ -215,7 +218,11 @@ class SecurityContext:
     def keep(self, recipient: RecipientContext) -> RecipientContext:
         """Keep a Recipient Context whose message has passed; returns the one that is kept, which is another
         if two first messages of a sender were under way at once."""
-        kept = self._recipients.setdefault(recipient.recipient_id, recipient)
+        kid = recipient.recipient_id
+        kept = self._recipients.get(kid)
+        if kept is not None:
+            return kept
+        kept = self._recipients[kid] = recipient
         if len(self._recipients) > MAX_RECIPIENTS:
             oldest = next(iter(self._recipients))
             del self._recipients[oldest]

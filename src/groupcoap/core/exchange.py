@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from ..errors import Reason, Rejected
 from .contexts import SecurityContext
-from .profile import Binding, RequestIds
+from .profile import Prepared, RequestIds
+
+_BEFORE_ANY = (-1, -1)
+"""Stands for a response that used the request's nonce: it comes before every notification."""
 
 
 class IncomingExchange:
@@ -15,24 +18,28 @@ class IncomingExchange:
     or one under a renewed context finds it gone or unfit and uses a fresh Partial IV
     (multicast-oscore-04 §7)."""
 
-    __slots__ = ("_right", "by_multicast", "ids")
+    __slots__ = ("_right", "by_multicast", "gid", "kid", "partial_iv")
 
-    def __init__(self, ids: RequestIds, right: bytes | None, *, by_multicast: bool) -> None:
-        self.ids = ids
+    def __init__(self, kid: bytes, partial_iv: bytes, gid: bytes, right: bytes | None, by_multicast: bool) -> None:
+        self.kid = kid
+        self.partial_iv = partial_iv
+        self.gid = gid
         self.by_multicast = by_multicast
-        self._right = [] if right is None else [right]
+        self._right = None if right is None else [right]
+
+    @property
+    def ids(self) -> RequestIds:
+        """The request's ids, which every response is bound to."""
+        return RequestIds(self.kid, self.partial_iv, self.gid)
 
     def take_request_nonce(self) -> bytes | None:
         """The request's nonce, once; None if there is no right to it (any more)."""
+        if not self._right:
+            return None
         try:
-            return self._right.pop()  # atomic
+            return self._right.pop()  # atomic: of two threads that got here one finds it empty
         except IndexError:
             return None
-
-    @property
-    def may_reuse_nonce(self) -> bool:
-        """Whether the right is still there."""
-        return bool(self._right)
 
 
 class OutgoingExchange:
@@ -41,34 +48,31 @@ class OutgoingExchange:
     One exchange collects from many listeners. Per listener it takes one response, or, if it observes,
     notifications with ever higher (Gid generation, Partial IV)."""
 
-    __slots__ = ("_answered", "_notified", "binding", "context", "nonce", "observe")
+    __slots__ = ("_last", "context", "ids", "nonce", "observe", "prepared")
 
-    def __init__(self, context: SecurityContext, binding: Binding, nonce: bytes, *, observe: bool) -> None:
+    def __init__(
+        self, context: SecurityContext, ids: RequestIds, prepared: Prepared, nonce: bytes, *, observe: bool
+    ) -> None:
         self.context = context
-        self.binding = binding
+        self.ids = ids
+        self.prepared = prepared
         self.nonce = nonce
         self.observe = observe
-        self._answered: set[bytes] = set()
-        self._notified: dict[bytes, tuple[int, int]] = {}
-
-    @property
-    def ids(self) -> RequestIds:
-        return self.binding.ids
+        self._last: dict[bytes, tuple[int, int]] = {}
 
     def check(self, kid: bytes, generation: int, number: int | None, *, notification: bool) -> None:
         """Whether a response of this listener would be accepted. `Rejected` if not. Changes nothing."""
         if notification and not self.observe:
             raise Rejected(Reason.NOT_OBSERVED)
-        if number is not None and self.observe:
-            if (generation, number) <= self._notified.get(kid, (-1, -1)):
-                raise Rejected(Reason.NOTIFICATION_ORDER)
-        elif kid in self._answered or kid in self._notified:
+        last = self._last.get(kid)
+        if last is None:
+            return
+        if number is None or not self.observe:
             raise Rejected(Reason.REPLAY)
+        if (generation, number) <= last:
+            raise Rejected(Reason.NOTIFICATION_ORDER)
 
     def accept(self, kid: bytes, generation: int, number: int | None, *, notification: bool) -> None:
         """Check again and update, in one step without interruption, for a response that is authentic."""
         self.check(kid, generation, number, notification=notification)
-        if number is not None and self.observe:
-            self._notified[kid] = (generation, number)
-        else:
-            self._answered.add(kid)
+        self._last[kid] = _BEFORE_ANY if number is None else (generation, number)

@@ -17,16 +17,19 @@ from cryptography.exceptions import InvalidTag
 from ..errors import MisuseError, Reason, Rejected
 from ..secret import Secret
 from . import coap
-from .coap import Message
+from .coap import BYTE, Message
 from .contexts import CommonContext, RecipientContext, SenderContext
 from .option import FLAG_GID, FLAG_KID, MAX_LENGTH, OptionPrefix, encode_prefix
-from .profile import Binder, Binding, Opened, OptionTail, RequestIds, Sealed, Split
+from .profile import Binder, OptionTail, Prepared, RequestIds, Sealed, Split
 from .splitting import encode_plaintext, join_message, split_options
+
+_new = tuple.__new__  # a NamedTuple made this way costs a third; its own constructor does nothing else
 
 FLAG_COUNTERSIGN: Final = 0x20
 _FLAGS_RESERVED: Final = 0xC0
 _REQUEST_FLAGS: Final = FLAG_COUNTERSIGN | FLAG_GID | FLAG_KID
 _RESPONSE_FLAGS: Final = FLAG_COUNTERSIGN | FLAG_KID
+_ALL_FLAGS: Final = _FLAGS_RESERVED | _REQUEST_FLAGS
 
 # Class U (multicast-oscore-04 §6): travels outside, unprotected. Observe is outer only in OSCORE-06.
 _CLASS_U: Final = frozenset(
@@ -43,9 +46,9 @@ _COUNTERSIGNATURE: Final = b"\x85" + cbor2.dumps("CounterSignature") + b"\x40\x4
 def _bstr_head(length: int) -> bytes:
     """The head of a CBOR byte string in its shortest form."""
     if length < 24:
-        return bytes((0x40 | length,))
+        return BYTE[0x40 | length]
     if length < 256:
-        return bytes((0x58, length))
+        return b"\x58" + BYTE[length]
     if length < 65536:
         return b"\x59" + length.to_bytes(2, "big")
     return b"\x5a" + length.to_bytes(4, "big")
@@ -88,35 +91,32 @@ class MulticastOscore04:
         # Only the Partial IV changes from request to request, and it has one of five lengths.
         heads: list[tuple[bytes, bytes]] = []
         for n in range(6):
-            inside = _bstr_head(len(before) + 1 + n + len(behind)) + before + bytes((0x40 | n,))
+            inside = _bstr_head(len(before) + 1 + n + len(behind)) + before + BYTE[0x40 | n]
             heads.append((_ENCRYPT0 + inside, _COUNTERSIGNATURE + inside))
 
-        def bind(partial_iv: bytes) -> Binding:
+        def bind(partial_iv: bytes) -> Prepared:
             encrypt0, countersignature = heads[len(partial_iv)]
             rest = partial_iv + behind
-            return Binding(RequestIds(kid, partial_iv, gid), (encrypt0 + rest, countersignature + rest))
+            return encrypt0 + rest, countersignature + rest
 
         return bind
 
     def is_group_message(self, prefix: OptionPrefix) -> bool:
-        return bool(prefix.flags & FLAG_COUNTERSIGN)
-
-    def _split_option(self, common: CommonContext, prefix: OptionPrefix, needed: int) -> OptionTail:
-        tail = split_tail(prefix, common.signature.signature_length)
-        if prefix.flags & needed != needed:
-            missing = needed & ~prefix.flags
-            what = {FLAG_COUNTERSIGN: "countersignature", FLAG_GID: "Gid", FLAG_KID: "kid"}
-            text = ", ".join(name for flag, name in what.items() if missing & flag)
-            raise Rejected(Reason.MALFORMED, f"no {text}")
-        return tail
+        return bool(prefix[0] & FLAG_COUNTERSIGN)
 
     def split_request_option(self, common: CommonContext, prefix: OptionPrefix) -> OptionTail:
-        if prefix.partial_iv is None:
-            raise Rejected(Reason.MALFORMED, "request without Partial IV")
-        return self._split_option(common, prefix, _REQUEST_FLAGS)
+        flags, partial_iv, _, rest = prefix
+        q = common.signature.signature_length
+        if flags & _ALL_FLAGS != _REQUEST_FLAGS or partial_iv is None or len(rest) < q:
+            raise Rejected(Reason.MALFORMED, _what_is_wrong(prefix, q, _REQUEST_FLAGS))
+        return rest[q:], rest[:q]
 
     def split_response_option(self, common: CommonContext, prefix: OptionPrefix) -> OptionTail:
-        return self._split_option(common, prefix, _RESPONSE_FLAGS)
+        flags, _, _, rest = prefix
+        q = common.signature.signature_length
+        if flags & _ALL_FLAGS & ~FLAG_GID != _RESPONSE_FLAGS or len(rest) < q:
+            raise Rejected(Reason.MALFORMED, _what_is_wrong(prefix, q, _RESPONSE_FLAGS))
+        return rest[q:], rest[:q]
 
     def split(self, message: Message) -> Split:
         inner, outer = split_options(message.options, _CLASS_U)
@@ -127,7 +127,7 @@ class MulticastOscore04:
             code = coap.CONTENT if observe else coap.CHANGED
         else:
             raise MisuseError("only requests and responses are protected")
-        return Split(code, outer, encode_plaintext(message.code, inner, message.payload))
+        return _new(Split, (code, outer, encode_plaintext(message.code, inner, message.payload)))
 
     def join(self, outer: Message, plaintext: bytes) -> Message:
         return join_message(outer, plaintext, _CLASS_U, _KEPT)
@@ -135,13 +135,13 @@ class MulticastOscore04:
     def seal(
         self,
         sender: SenderContext,
-        binding: Binding,
+        prepared: Prepared,
         nonce: bytes,
         partial_iv: bytes | None,
         gid: bytes | None,
         plaintext: bytes,
     ) -> Sealed:
-        aad, signed = binding.prepared
+        aad, signed = prepared
         try:
             payload = sender.cipher.encrypt(nonce, plaintext, aad)
         except (OverflowError, ValueError) as error:
@@ -149,24 +149,24 @@ class MulticastOscore04:
         to_be_signed = signed + _bstr_head(len(payload)) + payload
         signature = sender.private_key.sign(to_be_signed)
         option = encode_prefix(_RESPONSE_FLAGS, partial_iv, gid) + signature + sender.sender_id
-        return Sealed(option, payload, aad, to_be_signed)
+        return _new(Sealed, (option, payload, aad, to_be_signed))
 
-    def open(
-        self, recipient: RecipientContext, binding: Binding, nonce: bytes, tail: OptionTail, payload: bytes
-    ) -> Opened:
-        if len(payload) <= recipient.common.aead.tag_length or tail.signature is None:
+    def open(self, recipient: RecipientContext, prepared: Prepared, nonce: bytes, payload: bytes) -> bytes:
+        if len(payload) <= recipient.tag_length:
             raise Rejected(Reason.MALFORMED, "payload too short for a ciphertext")
-        aad, signed = binding.prepared
         try:
-            plaintext = recipient.cipher.decrypt(nonce, payload, aad)
+            return recipient.cipher.decrypt(nonce, payload, prepared[0])
         except (InvalidTag, ValueError):
             raise Rejected(Reason.DECRYPTION_FAILED) from None
-        return Opened(plaintext, signed + _bstr_head(len(payload)) + payload, tail.signature)
+
+    def countersigned(self, prepared: Prepared, tail: OptionTail, payload: bytes) -> tuple[bytes, bytes]:
+        return tail[1], prepared[1] + _bstr_head(len(payload)) + payload
 
 
-def split_tail(prefix: OptionPrefix, signature_length: int) -> OptionTail:
-    """Countersignature and kid from what stands behind the common prefix; `signature_length` comes from the
-    context's algorithm. `Rejected` (malformed): reserved bits, cut short, or bytes left over without k."""
+def split_tail(prefix: OptionPrefix, signature_length: int) -> tuple[bytes | None, bytes | None]:
+    """(kid, countersignature) from what stands behind the common prefix, None where absent; `signature_length`
+    comes from the context's algorithm. `Rejected` (malformed): reserved bits, cut short, or bytes left over
+    without k."""
     flags, _, _, rest = prefix
     if flags & _FLAGS_RESERVED:
         raise Rejected(Reason.MALFORMED, "reserved bit set")
@@ -176,10 +176,21 @@ def split_tail(prefix: OptionPrefix, signature_length: int) -> OptionTail:
             raise Rejected(Reason.MALFORMED, "countersignature cut short")
         signature, rest = rest[:signature_length], rest[signature_length:]
     if flags & FLAG_KID:
-        return OptionTail(rest, signature)
+        return rest, signature
     if rest:
         raise Rejected(Reason.MALFORMED, "bytes left over without a kid")
-    return OptionTail(None, signature)
+    return None, signature
+
+
+def _what_is_wrong(prefix: OptionPrefix, signature_length: int, needed: int) -> str:
+    """The text of a rejection, worked out only once it is certain that there is one."""
+    try:
+        split_tail(prefix, signature_length)
+    except Rejected as rejection:
+        return rejection.detail
+    names = {FLAG_COUNTERSIGN: "countersignature", FLAG_GID: "Gid", FLAG_KID: "kid"}
+    missing = [name for flag, name in names.items() if needed & ~prefix[0] & flag]
+    return "no " + ", ".join(missing or ["Partial IV"])
 
 
 MULTICAST_OSCORE_04: Final = MulticastOscore04()

@@ -27,23 +27,16 @@ class RequestIds(NamedTuple):
     gid: bytes
 
 
-class Binding(NamedTuple):
-    """A request's ids with what the profile has prepared from them for the AAD, so that an answer to the same
-    request does not build it again. Only the profile looks into `prepared`."""
+Prepared = tuple[bytes, ...]
+"""What the profile has made of a request's ids for AAD and countersignature; only the profile looks inside."""
 
-    ids: RequestIds
-    prepared: tuple[bytes, bytes]
+Binder = Callable[[bytes], Prepared]
+"""Partial IV of a request → what is prepared from it. One per requester and Gid, with everything constant computed
+once."""
 
-
-Binder = Callable[[bytes], Binding]
-"""Partial IV of a request → its binding; one per requester, with everything constant computed once."""
-
-
-class OptionTail(NamedTuple):
-    """What stands behind the common prefix. `signature` is None where the profile does not carry it there."""
-
-    kid: bytes | None
-    signature: bytes | None
+OptionTail = tuple[bytes, bytes]
+"""(kid, countersignature) from behind the common prefix; the latter empty where the profile does not carry it
+there."""
 
 
 class Sealed(NamedTuple):
@@ -53,14 +46,6 @@ class Sealed(NamedTuple):
     payload: bytes
     aad: bytes
     to_be_signed: bytes
-
-
-class Opened(NamedTuple):
-    """A decrypted message. The signature is not verified yet."""
-
-    plaintext: bytes
-    to_be_signed: bytes
-    signature: bytes
 
 
 class Split(NamedTuple):
@@ -88,8 +73,7 @@ class Profile(Protocol):
         """`MisuseError` where messages under these could not be encoded."""
 
     def binder(self, common: CommonContext, kid: bytes, gid: bytes) -> Binder:
-        """Bindings for requests sent by `kid` under `gid`, answered or verified with the algorithms of
-        `common`."""
+        """For requests sent by `kid` under `gid`, verified or answered with the algorithms of `common`."""
 
     def external_aad(self, common: CommonContext, ids: RequestIds) -> bytes:
         """The external_aad of an exchange, CBOR: for traces and explanations."""
@@ -112,7 +96,7 @@ class Profile(Protocol):
     def seal(
         self,
         sender: SenderContext,
-        binding: Binding,
+        prepared: Prepared,
         nonce: bytes,
         partial_iv: bytes | None,
         gid: bytes | None,
@@ -120,7 +104,8 @@ class Profile(Protocol):
     ) -> Sealed:
         """Encrypt, sign and encode; `partial_iv` and `gid` as they shall appear in the option."""
 
-    def open(
-        self, recipient: RecipientContext, binding: Binding, nonce: bytes, tail: OptionTail, payload: bytes
-    ) -> Opened:
-        """Decrypt. `Rejected`: malformed (payload too short) or decryption failed."""
+    def open(self, recipient: RecipientContext, prepared: Prepared, nonce: bytes, payload: bytes) -> bytes:
+        """The plaintext. `Rejected`: malformed (payload too short) or decryption failed."""
+
+    def countersigned(self, prepared: Prepared, tail: OptionTail, payload: bytes) -> tuple[bytes, bytes]:
+        """(countersignature, what it must be a signature over) of a message that `open` has decrypted."""

@@ -34,7 +34,7 @@ class Registry:
         ):
             raise MisuseError(f"there already is a security context with Gid {gid.hex()} at this address")
         for older in siblings:
-            older.accepts_requests = False
+            older.current = older.accepts_requests = False
         context.generation = siblings[-1].generation + 1 if siblings else 0
         siblings.append(context)
         self._addresses[group] = packed
@@ -58,10 +58,7 @@ class Registry:
     def find(self, gid: bytes, destination: bytes | None) -> tuple[SecurityContext, ...]:
         """The contexts that a request under this Gid may belong to: at a multicast address there is one, by
         unicast (None) there may be more. `Rejected` if there is none, or it takes no more requests."""
-        if destination is None:
-            found = self._by_gid.get(gid)
-        else:
-            found = self._by_address.get((gid, destination))
+        found = self._by_gid.get(gid) if destination is None else self._by_address.get((gid, destination))
         if found is None:
             raise Rejected(Reason.UNKNOWN_GROUP, gid.hex())
         if not found[0].accepts_requests:

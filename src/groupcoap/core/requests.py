@@ -20,10 +20,12 @@ from .coap import Message
 from .contexts import RecipientContext, SecurityContext, SenderContext
 from .exchange import IncomingExchange, OutgoingExchange
 from .option import OptionPrefix, decode_prefix, partial_iv_bytes
-from .profile import Binding, Opened
+from .profile import OptionTail, Prepared, RequestIds
 from .registry import Registry
 from .splitting import with_option
 from .synchronization import Challenge, Entropy, Freshness, Method, SynchronizationPolicy
+
+_new = tuple.__new__  # a NamedTuple made this way costs a third; its own constructor does nothing else
 
 
 class Trace(NamedTuple):
@@ -73,34 +75,36 @@ def protect_request(
     code, outer, plaintext = profile.split(message)
     number = sender.numbers.take()
     partial_iv = partial_iv_bytes(number)
-    binding = sender.bind(partial_iv)
+    prepared = sender.bind(partial_iv)
+    ids = _new(RequestIds, (sender.sender_id, partial_iv, common.gid))
     nonce = (sender.nonce_base ^ number).to_bytes(common.aead.nonce_length, "big")
-    sealed = profile.seal(sender, binding, nonce, partial_iv, common.gid, plaintext)
+    sealed = profile.seal(sender, prepared, nonce, partial_iv, common.gid, plaintext)
     if trace is not None:
-        external_aad = profile.external_aad(common, binding.ids)
+        external_aad = profile.external_aad(common, ids)
         trace(Trace(plaintext, external_aad, sealed.aad, sealed.to_be_signed, nonce, sealed.option))
-    protected = Message(
-        message.type,
-        code,
-        message.message_id,
-        message.token,
-        with_option(outer, coap.OBJECT_SECURITY, sealed.option),
-        sealed.payload,
-    )
-    observe = message.option(coap.OBSERVE)
+    options = with_option(outer, coap.OBJECT_SECURITY, sealed.option)
+    observe = message.option(coap.OBSERVE) if outer else None
     registers = observe is not None and coap.uint_value(observe) == 0
-    return ProtectedRequest(protected, OutgoingExchange(context, binding, nonce, observe=registers))
+    return _new(
+        ProtectedRequest,
+        (
+            _new(Message, (message.type, code, message.message_id, message.token, options, sealed.payload)),
+            OutgoingExchange(context, ids, prepared, nonce, observe=registers),
+        ),
+    )
 
 
 class _Request:
     """What all stages of one received request carry. The message stays private until delivery."""
 
     __slots__ = (
-        "_binding",
         "_by_multicast",
         "_message",
         "_nonce",
-        "_opened",
+        "_partial_iv",
+        "_payload",
+        "_prepared",
+        "_tail",
         "context",
         "number",
         "recipient",
@@ -111,19 +115,23 @@ class _Request:
         context: SecurityContext,
         recipient: RecipientContext,
         number: int,
-        message: Message,
-        opened: Opened,
-        binding: Binding,
+        partial_iv: bytes,
+        tail: OptionTail,
+        prepared: Prepared,
         nonce: bytes,
+        payload: bytes,
+        message: Message,
         by_multicast: bool,
     ) -> None:
         self.context = context
         self.recipient = recipient
         self.number = number
-        self._message = message
-        self._opened = opened
-        self._binding = binding
+        self._partial_iv = partial_iv
+        self._tail = tail
+        self._prepared = prepared
         self._nonce = nonce
+        self._payload = payload
+        self._message = message
         self._by_multicast = by_multicast
 
 
@@ -165,9 +173,9 @@ class DecryptedRequest(_Request):
         """Whether verification may not be skipped or deferred, whatever the application says: an echo, an old
         context, or a first request that would set the window or cause a challenge."""
         return (
-            not self.context.accepts_requests
-            or self._message.option(coap.REPEAT) is not None
+            not self.context.current
             or (policy.method is not Method.BEST_EFFORT and not self.recipient.sync.synchronized)
+            or (not self._by_multicast and self._message.option(coap.REPEAT) is not None)
         )
 
     def peek_resource(self) -> tuple[int, tuple[bytes, ...]]:
@@ -181,13 +189,15 @@ class DecryptedRequest(_Request):
         key = public_key or self.recipient.public_key
         if key is None:
             raise Rejected(Reason.NO_PUBLIC_KEY, self.sender_id.hex())
-        if not key.verify(self._opened.signature, self._opened.to_be_signed):
+        profile = self.context.common.profile
+        if not key.verify(*profile.countersigned(self._prepared, self._tail, self._payload)):
             raise Rejected(Reason.SIGNATURE_FAILED, self.sender_id.hex())
         return AuthenticRequest(self)
 
     def waive_signature(self, policy: SynchronizationPolicy, *, deferred: bool) -> GroupRequest:
         """Go on without verifying. `MisuseError` where that is never allowed: see `signature_needed`."""
-        if self.signature_needed(policy):
+        synchronized = self.recipient.sync.synchronized and self._by_multicast and self.context.current
+        if not synchronized and self.signature_needed(policy):
             raise MisuseError("the countersignature of this request must be verified")
         return GroupRequest(self, SignatureState.DEFERRED if deferred else SignatureState.SKIPPED)
 
@@ -223,7 +233,10 @@ def challenge_message(request: Message, repeat: bytes) -> Message:
 
 def object_security(message: Message) -> bytes:
     """The value of the Object-Security option. `Rejected` if there is none or more than one."""
-    values = [value for number, value in message.options if number == coap.OBJECT_SECURITY]
+    options = message.options
+    if len(options) == 1 and options[0][0] == coap.OBJECT_SECURITY:
+        return options[0][1]
+    values = [value for number, value in options if number == coap.OBJECT_SECURITY]
     if len(values) == 1:
         return values[0]
     if not values:
@@ -245,12 +258,15 @@ def decrypt_request(
     value = object_security(message)
     if destination is not None and message.type != coap.NON:
         raise Rejected(Reason.NOT_FOR_MULTICAST)
-    if not coap.is_request(message.code) or not message.payload:
-        raise Rejected(Reason.MALFORMED, "no ciphertext" if message.code else "empty message")
+    if not 0 < message.code < 0x20 or not message.payload:
+        raise Rejected(Reason.MALFORMED, "not a request with a ciphertext")
     prefix = decode_prefix(value)
-    if prefix.gid is None:
+    gid = prefix[2]
+    if gid is None:
         raise Rejected(Reason.MALFORMED, "request without Gid")
-    contexts = registry.find(prefix.gid, destination)
+    contexts = registry.find(gid, destination)
+    if len(contexts) == 1:
+        return _decrypt_under(contexts[0], message, prefix, destination, policy, now)
     for context in contexts[:-1]:  # by unicast one Gid may stand for several groups: the right one decrypts
         try:
             return _decrypt_under(context, message, prefix, destination, policy, now)
@@ -271,33 +287,35 @@ def _decrypt_under(
     common = context.common
     profile = common.profile
     tail = profile.split_request_option(common, prefix)
-    kid, partial_iv = tail.kid, prefix.partial_iv
-    assert kid is not None
-    assert partial_iv is not None  # both as split_request_option promises
-    recipient = context.recipient(kid)
+    partial_iv = prefix[1]
+    assert partial_iv is not None  # as split_request_option promises
+    recipient = context.recipient(tail[0])
     number = int.from_bytes(partial_iv, "big")
     if not recipient.window.is_new(number):
-        raise Rejected(Reason.REPLAY, f"sequence number {number} of {kid.hex()}")
-    if destination is not None and recipient.sync.drops_early(policy, number, now):
-        raise Rejected(Reason.CHALLENGE_PENDING)
-    binding = recipient.bind(partial_iv)
-    nonce = (recipient.nonce_base ^ number).to_bytes(recipient.nonce_length, "big")
-    opened = profile.open(recipient, binding, nonce, tail, message.payload)
-    inner = profile.join(message, opened.plaintext)
-    _check_path(inner, destination)
+        raise Rejected(Reason.REPLAY, f"sequence number {number} of {tail[0].hex()}")
     by_multicast = destination is not None
-    return DecryptedRequest(context, recipient, number, inner, opened, binding, nonce, by_multicast)
+    if by_multicast and not recipient.sync.synchronized and recipient.sync.drops_early(policy, number, now):
+        raise Rejected(Reason.CHALLENGE_PENDING)
+    prepared = recipient.bind(partial_iv)
+    nonce = (recipient.nonce_base ^ number).to_bytes(recipient.nonce_length, "big")
+    payload = message.payload
+    inner = profile.join(message, profile.open(recipient, prepared, nonce, payload))
+    if not by_multicast or (inner.options and inner.options[-1][0] >= coap.REPEAT):
+        _check_path(inner, by_multicast)
+    return DecryptedRequest(
+        context, recipient, number, partial_iv, tail, prepared, nonce, payload, inner, by_multicast
+    )
 
 
-def _check_path(message: Message, destination: bytes | None) -> None:
+def _check_path(message: Message, by_multicast: bool) -> None:
     """What may come which way (multicast-oscore-04 §7, §9)."""
     repeat = message.option(coap.REPEAT)
     if repeat is not None:
-        if destination is not None:
+        if by_multicast:
             raise Rejected(Reason.REPEAT_BY_MULTICAST)
         if not 8 <= len(repeat) <= 40:
             raise Rejected(Reason.MALFORMED, "Repeat value not of 8 to 40 bytes")
-    elif destination is None and message.code not in (coap.GET, coap.FETCH):
+    elif not by_multicast and message.code not in (coap.GET, coap.FETCH):
         raise Rejected(Reason.UNICAST_METHOD, coap.code_text(message.code))
 
 
@@ -310,22 +328,16 @@ def admit(
     context = request.context
     state = verified.state
     recipient = context.keep(request.recipient)
+    kid = recipient.recipient_id
     verdict = recipient.sync.decide(policy, recipient.window, request.number, request._message, now, entropy)
-    ids = request._binding.ids
+    partial_iv, by_multicast = request._partial_iv, request._by_multicast
+    gid = context.gid
     if isinstance(verdict, Challenge):
-        exchange = IncomingExchange(ids, None, by_multicast=request._by_multicast)
-        return ChallengedRequest(
-            verdict.repeat, context.group, context.gid, recipient.recipient_id, request.number, exchange
-        )
+        exchange = IncomingExchange(kid, partial_iv, gid, None, by_multicast)
+        return ChallengedRequest(verdict.repeat, context.group, gid, kid, request.number, exchange)
     safe = state is SignatureState.VERIFIED and recipient.unbroken
-    exchange = IncomingExchange(ids, request._nonce if safe else None, by_multicast=request._by_multicast)
-    return DeliveredRequest(
-        request._message,
-        context.group,
-        context.gid,
-        recipient.recipient_id,
-        request.number,
-        state,
-        verdict.freshness,
-        exchange,
+    exchange = IncomingExchange(kid, partial_iv, gid, request._nonce if safe else None, by_multicast)
+    return _new(
+        DeliveredRequest,
+        (request._message, context.group, gid, kid, request.number, state, verdict, exchange),
     )

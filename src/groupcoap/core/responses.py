@@ -16,7 +16,7 @@ from .coap import Message
 from .contexts import RecipientContext, SecurityContext, SenderContext
 from .exchange import IncomingExchange, OutgoingExchange
 from .option import decode_prefix, partial_iv_bytes
-from .profile import Opened, RequestIds
+from .profile import OptionTail, Prepared, RequestIds
 from .registry import Registry
 from .requests import Trace, TraceHook, object_security
 from .splitting import with_option
@@ -34,7 +34,7 @@ def incoming_exchange(
     right = None
     if may_reuse_nonce and sender.common.gid == ids.gid:
         right = sender.common.nonce(ids.kid, ids.partial_iv)
-    return IncomingExchange(ids, right, by_multicast=by_multicast)
+    return IncomingExchange(*ids, right, by_multicast)
 
 
 def protect_response(
@@ -66,9 +66,9 @@ def protect_response(
         number = sender.numbers.take()
         partial_iv = partial_iv_bytes(number)
         nonce = (sender.nonce_base ^ number).to_bytes(common.aead.nonce_length, "big")
-    binding = profile.binder(common, ids.kid, ids.gid)(ids.partial_iv)
+    prepared = profile.binder(common, ids.kid, ids.gid)(ids.partial_iv)
     gid = common.gid if renewed or include_gid else None
-    sealed = profile.seal(sender, binding, nonce, partial_iv, gid, plaintext)
+    sealed = profile.seal(sender, prepared, nonce, partial_iv, gid, plaintext)
     if trace is not None:
         external_aad = profile.external_aad(common, ids)
         trace(Trace(plaintext, external_aad, sealed.aad, sealed.to_be_signed, nonce, sealed.option))
@@ -84,7 +84,17 @@ def _needs_own_partial_iv(message: Message) -> bool:
 class _Response:
     """What the stages of one received response carry. The message stays private until delivery."""
 
-    __slots__ = ("_exchange", "_message", "_notification", "_number", "_opened", "context", "recipient")
+    __slots__ = (
+        "_exchange",
+        "_message",
+        "_notification",
+        "_number",
+        "_payload",
+        "_prepared",
+        "_tail",
+        "context",
+        "recipient",
+    )
 
     def __init__(
         self,
@@ -93,16 +103,20 @@ class _Response:
         recipient: RecipientContext,
         number: int | None,
         notification: bool,
+        tail: OptionTail,
+        prepared: Prepared,
+        payload: bytes,
         message: Message,
-        opened: Opened,
     ) -> None:
         self._exchange = exchange
         self.context = context
         self.recipient = recipient
         self._number = number
         self._notification = notification
+        self._tail = tail
+        self._prepared = prepared
+        self._payload = payload
         self._message = message
-        self._opened = opened
 
 
 class DeliveredResponse(NamedTuple):
@@ -164,7 +178,8 @@ class DecryptedResponse(_Response):
         key = public_key or self.recipient.public_key
         if key is None:
             raise Rejected(Reason.NO_PUBLIC_KEY, self.sender_id.hex())
-        if not key.verify(self._opened.signature, self._opened.to_be_signed):
+        profile = self.context.common.profile
+        if not key.verify(*profile.countersigned(self._prepared, self._tail, self._payload)):
             raise Rejected(Reason.SIGNATURE_FAILED, self.sender_id.hex())
         return AuthenticResponse(self)
 
@@ -176,14 +191,14 @@ def decrypt_response(registry: Registry, exchange: OutgoingExchange, message: Me
     if not coap.is_response(message.code) or not message.payload:
         raise Rejected(Reason.MALFORMED, "no ciphertext" if message.code else "empty message")
     prefix = decode_prefix(value)
+    _, partial_iv, gid, _ = prefix
     context = exchange.context
-    if prefix.gid is not None and prefix.gid != context.gid:
-        context = registry.current(context.group, prefix.gid)
+    if gid is not None and gid != context.gid:
+        context = registry.current(context.group, gid)
     common = context.common
     profile = common.profile
     tail = profile.split_response_option(common, prefix)
-    kid, partial_iv = tail.kid, prefix.partial_iv
-    assert kid is not None  # as split_response_option promises
+    kid = tail[0]
     notification = len(message.options) > 1 and message.option(coap.OBSERVE) is not None
     recipient = context.recipient(kid)
     if partial_iv is None:
@@ -196,12 +211,13 @@ def decrypt_response(registry: Registry, exchange: OutgoingExchange, message: Me
         number = int.from_bytes(partial_iv, "big")
         nonce = (recipient.nonce_base ^ number).to_bytes(recipient.nonce_length, "big")
     exchange.check(kid, context.generation, number, notification=notification)
-    binding = exchange.binding
+    prepared = exchange.prepared
     if context is not exchange.context:
         ids = exchange.ids
-        binding = profile.binder(common, ids.kid, ids.gid)(ids.partial_iv)
-    opened = profile.open(recipient, binding, nonce, tail, message.payload)
-    inner = profile.join(message, opened.plaintext)
+        prepared = profile.binder(common, ids.kid, ids.gid)(ids.partial_iv)
+    inner = profile.join(message, profile.open(recipient, prepared, nonce, message.payload))
     if number is None and _needs_own_partial_iv(inner):
         raise Rejected(Reason.MALFORMED, "challenge without Partial IV")
-    return DecryptedResponse(exchange, context, recipient, number, notification, inner, opened)
+    return DecryptedResponse(
+        exchange, context, recipient, number, notification, tail, prepared, message.payload, inner
+    )

@@ -85,12 +85,6 @@ class Challenge(NamedTuple):
     deadline: float
 
 
-class Deliver(NamedTuple):
-    """The request goes to the application."""
-
-    freshness: Freshness
-
-
 def request_digest(message: Message) -> bytes:
     """What makes an echo the retransmission of an original request: code, options less Repeat and less those
     that only route it, payload."""
@@ -127,23 +121,24 @@ class Synchronization:
         message: Message,
         now: float,
         entropy: Entropy,
-    ) -> Deliver | Challenge:
-        """What becomes of an authentic request; the second, atomic replay check is inside. `Rejected` if it
-        is not delivered and nothing is to be sent."""
-        repeat = message.option(coap.REPEAT)
-        if repeat is not None:
-            return self._echo(window, number, repeat, message, now)
-        if self.synchronized and self._too_far(policy, window, number):
+    ) -> Freshness | Challenge:
+        """What becomes of an authentic request: it is delivered with this freshness, or challenged. The second,
+        atomic replay check is inside. `Rejected` if it is not delivered and nothing is to be sent."""
+        if message.options and message.options[-1][0] >= coap.REPEAT:
+            repeat = message.option(coap.REPEAT)
+            if repeat is not None:
+                return self._echo(window, number, repeat, message, now)
+        if policy.max_gap is not None and self._too_far(policy.max_gap, policy.method, window, number):
             self.synchronized = False
         if self.synchronized:
             if not window.accept(number):
                 raise Rejected(Reason.REPLAY)
-            return Deliver(Freshness.ORDERED if number > self._first else Freshness.UNSYNCHRONIZED)
+            return Freshness.ORDERED if number > self._first else Freshness.UNSYNCHRONIZED
         if policy.method is Method.CHALLENGE_RESPONSE:
             return self._challenge(policy, window, number, message, now, entropy)
         return self._first_request(policy.method, window, number)
 
-    def _first_request(self, method: Method, window: ReplayWindow, number: int) -> Deliver:
+    def _first_request(self, method: Method, window: ReplayWindow, number: int) -> Freshness:
         if method is Method.BASELINE:
             window.start_at(number)
             self.synchronized = True
@@ -152,15 +147,11 @@ class Synchronization:
             raise Rejected(Reason.REPLAY)
         self._first = number
         self.synchronized = True
-        return Deliver(Freshness.UNSYNCHRONIZED)
+        return Freshness.UNSYNCHRONIZED
 
     @staticmethod
-    def _too_far(policy: SynchronizationPolicy, window: ReplayWindow, number: int) -> bool:
-        return (
-            policy.max_gap is not None
-            and policy.method is Method.CHALLENGE_RESPONSE
-            and number - window.highest > policy.max_gap
-        )
+    def _too_far(max_gap: int, method: Method, window: ReplayWindow, number: int) -> bool:
+        return method is Method.CHALLENGE_RESPONSE and number - window.highest > max_gap
 
     def _pending(self, now: float) -> bool:
         return any(challenge.deadline >= now for challenge in self._challenges)
@@ -190,7 +181,7 @@ class Synchronization:
         self._last_challenge = now
         return challenge
 
-    def _echo(self, window: ReplayWindow, number: int, repeat: bytes, message: Message, now: float) -> Deliver:
+    def _echo(self, window: ReplayWindow, number: int, repeat: bytes, message: Message, now: float) -> Freshness:
         for challenge in self._challenges:
             if challenge.repeat == repeat and challenge.deadline >= now:
                 break
@@ -207,4 +198,4 @@ class Synchronization:
         self._challenges.remove(challenge)
         if request_digest(message) != challenge.digest:
             raise Rejected(Reason.NOT_THE_ORIGINAL)
-        return Deliver(Freshness.FRESH)
+        return Freshness.FRESH

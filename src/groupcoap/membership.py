@@ -1,0 +1,153 @@
+"""What an endpoint knows of its groups, and where it learns it: values, events, and the source's interface.
+
+A group is its name. Its Security Contexts come and go as epochs, each with its own Gid. Endpoints take both from a
+`MembershipSource`: a provisioned file is one, a Group Manager's client will be another; nothing else differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from ipaddress import IPv4Address, IPv6Address
+from typing import Protocol
+
+from .core.policy import GroupPolicy
+from .core.profile import Profile
+from .cose.algorithms import DEFAULT_AEAD, AeadAlgorithm, Kdf
+from .cose.credentials import Credential
+from .cose.keys import DEFAULT_SIGNATURE, PrivateKey, SignatureAlgorithm
+from .errors import MisuseError
+from .secret import Secret
+
+COAP_PORT = 5683
+
+
+class Role(Enum):
+    """What a member does in a group (draft §1.1); the value is the name used in files."""
+
+    MULTICASTER = "multicaster"
+    LISTENER = "listener"
+    PURE_LISTENER = "pure listener"
+
+
+@dataclass(frozen=True, slots=True)
+class GroupAddress:
+    """A multicast address of a group, with its UDP port."""
+
+    host: IPv4Address | IPv6Address
+    port: int = COAP_PORT
+
+    def __post_init__(self) -> None:
+        if not self.host.is_multicast:
+            raise MisuseError(f"{self.host} is not a multicast address")
+        if not 0 < self.port < 65536:
+            raise MisuseError(f"{self.port} is not a UDP port")
+
+    @property
+    def packed(self) -> bytes:
+        return self.host.packed
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if self.host.version == 6 else str(self.host)
+        return host if self.port == COAP_PORT else f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A member as the others know it. `name` is for people; the Endpoint ID is what counts on the wire."""
+
+    endpoint_id: bytes
+    name: str
+    roles: frozenset[Role]
+    credential: Credential
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """One Security Context of a group as one endpoint gets it.
+
+    `own_id`: this endpoint's Endpoint ID, None for a pure listener. `private_key`: this endpoint's, None likewise.
+    `members`: whose credentials are at hand (this endpoint itself may be among them). `departed`: Endpoint IDs
+    that must not be taken for members any more."""
+
+    gid: bytes
+    master_secret: Secret
+    own_id: bytes | None
+    private_key: PrivateKey | None
+    members: tuple[Member, ...]
+    departed: frozenset[bytes] = frozenset()
+
+    def __post_init__(self) -> None:
+        if (self.own_id is None) != (self.private_key is None):
+            raise MisuseError("an endpoint has both an Endpoint ID and a private key, or neither (pure listener)")
+
+
+@dataclass(frozen=True, slots=True)
+class GroupConfiguration:
+    """A group as one endpoint knows it. `epochs`: live Security Contexts, the current one last."""
+
+    name: str
+    profile: Profile
+    addresses: tuple[GroupAddress, ...]
+    roles: frozenset[Role]
+    epochs: tuple[Epoch, ...]
+    policy: GroupPolicy = field(default_factory=GroupPolicy)
+    aead: AeadAlgorithm = DEFAULT_AEAD
+    kdf: Kdf = Kdf.HKDF_SHA_256
+    signature: SignatureAlgorithm = DEFAULT_SIGNATURE
+
+    def __post_init__(self) -> None:
+        if not self.name or not self.addresses or not self.epochs or not self.roles:
+            raise MisuseError("a group has a name, multicast addresses, roles and at least one epoch")
+        pure = self.roles == {Role.PURE_LISTENER}
+        if Role.PURE_LISTENER in self.roles and not pure:
+            raise MisuseError("a pure listener has no other role")
+        if any((epoch.own_id is None) != pure for epoch in self.epochs):
+            raise MisuseError("exactly a pure listener has no Endpoint ID")
+
+    @property
+    def current(self) -> Epoch:
+        return self.epochs[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class EpochInstalled:
+    """A renewal: `configuration.current` is the new Security Context."""
+
+    configuration: GroupConfiguration
+
+
+@dataclass(frozen=True, slots=True)
+class MemberLeft:
+    """These Endpoint IDs are no longer members under this Gid."""
+
+    group: str
+    gid: bytes
+    endpoint_ids: frozenset[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialLearned:
+    """A member's credential has become known under this Gid."""
+
+    group: str
+    gid: bytes
+    member: Member
+
+
+MembershipEvent = EpochInstalled | MemberLeft | CredentialLearned
+
+
+class MembershipSource(Protocol):
+    """Where an endpoint takes its groups from."""
+
+    def groups(self) -> Sequence[GroupConfiguration]:
+        """The groups as they are now."""
+
+    def subscribe(self, receive: Callable[[MembershipEvent], None]) -> Callable[[], None]:
+        """Call `receive`, on the event loop's thread, for every later change; returns what ends that."""
+
+    async def credential(self, group: str, gid: bytes, endpoint_id: bytes) -> Credential | None:
+        """Look up a member's credential; None if there is no such member. May take long or raise
+        `EnvironmentFault`: the caller bounds how many are under way and how long it waits."""
