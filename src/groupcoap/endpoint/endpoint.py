@@ -1,0 +1,162 @@
+"""An endpoint: a device's sockets, groups and aiocoap stack. Multicasters and listeners are made from it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Sequence
+from types import TracebackType
+
+import aiocoap
+from aiocoap import interfaces
+
+from ..core.synchronization import Entropy
+from ..errors import MisuseError
+from ..files.state import RuntimeState
+from ..membership import GroupAddress, MembershipSource
+from .counters import Counters
+from .deferred import DeferredChecks, Report, log_report
+from .groups import Groups, ListenerPolicy
+from .interface import GroupMessageInterface
+from .layers import GroupMessageManager, GroupTokenManager
+from .network import Network, NetworkOptions, SocketAddress
+from .plain import open_plain
+from .sites import GroupSites
+
+DEFAULT_LEISURE = 5.0  # RFC 7252 §8.2, seconds
+REJOIN_INTERVAL = 2.0
+OBSERVATION_LIFETIME = 300.0
+
+log = logging.getLogger("groupcoap.endpoint")
+
+
+class Endpoint:
+    """One device on the network, in one or several groups. Use it as an asynchronous context manager:
+
+        async with Endpoint(membership, state, NetworkOptions(interface="lo")) as endpoint:
+            listener = Listener(endpoint, site)
+            multicaster = Multicaster(endpoint, "room")
+
+    `source`: where groups come from. `state`: durable sequence numbers and windows, open as long as the endpoint is.
+    `policy`: where this listener differs from its groups. `plain_site`: served, with the same socket, to plain CoAP
+    and RFC 8613; None: such requests get 4.01. `leisure`: seconds within which answers to multicast leave.
+    `observation_lifetime`: seconds until an observation that is not refreshed expires at this listener.
+    `report`: gets the results of deferred signature checks."""
+
+    def __init__(
+        self,
+        source: MembershipSource,
+        state: RuntimeState,
+        network: NetworkOptions,
+        *,
+        policy: ListenerPolicy | None = None,
+        plain_site: interfaces.Resource | None = None,
+        plain: bool = False,
+        leisure: float = DEFAULT_LEISURE,
+        observation_lifetime: float = OBSERVATION_LIFETIME,
+        report: Report = log_report,
+        entropy: Entropy = os.urandom,
+    ) -> None:
+        if leisure < 0 or observation_lifetime <= 0:
+            raise MisuseError("leisure and observation_lifetime are times in seconds")
+        self.counters = Counters()
+        self.leisure = leisure
+        self._source = source
+        self._state = state
+        self._options = network
+        self._policy = policy or ListenerPolicy()
+        self._plain_site = plain_site
+        self._plain = plain or plain_site is not None
+        self._observation_lifetime = observation_lifetime
+        self._report = report
+        self._entropy = entropy
+        self._rejoining: asyncio.Task[None] | None = None
+        self._opened = False
+
+    async def __aenter__(self) -> Endpoint:
+        """Open sockets and groups. `NetworkFault`, `StateLost`, `MisuseError` if that cannot be."""
+        if self._opened:
+            raise MisuseError("an endpoint is opened once")
+        self._opened = True
+        self.groups = Groups(self._source, self._state, self._policy, self._entropy, self._departed)
+        self.network = Network(self._options, self._receive)
+        try:
+            for version in self._versions():
+                self.network.open_unicast(version)
+        except Exception:
+            self.network.close()
+            self.groups.close()
+            raise
+        self._build_stack()
+        self._rejoining = asyncio.get_running_loop().create_task(self._rejoin())
+        return self
+
+    def _versions(self) -> set[int]:
+        if self._options.bind is not None:
+            return {self._options.bind.version}
+        names = self.groups.names
+        return {a.host.version for name in names for a in self.groups.configuration(name).addresses}
+
+    def _build_stack(self) -> None:
+        self.sites = GroupSites()
+        self.context = aiocoap.Context(serversite=self.sites, loggername="groupcoap.coap")
+        self.tokens = GroupTokenManager(self.context, self._forget, self._observation_lifetime)
+        self.messages = GroupMessageManager(self.tokens, self._can_respond)
+        self.deferred = DeferredChecks(self._report)
+        self.interface = GroupMessageInterface(
+            self.messages, self.network, self.groups, self.counters, self.deferred, leisure=self.leisure
+        )
+        self.messages.message_interface = self.interface
+        self.tokens.token_interface = self.messages
+        self.context.request_interfaces.append(self.tokens)
+        self.plain_context: aiocoap.Context | None = None
+        if self._plain:
+            self.plain_context, self.interface.plain = open_plain(self._plain_site, self.network)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leave the multicast addresses, stop all timers and tasks, close the sockets."""
+        if self._rejoining is not None:
+            self._rejoining.cancel()
+            await asyncio.gather(self._rejoining, return_exceptions=True)
+        await self.context.shutdown()
+        if self.plain_context is not None:
+            await self.plain_context.shutdown()
+        await self.deferred.close()
+        self.network.close()
+        self.groups.close()
+
+    def _receive(self, datagram: bytes, source: SocketAddress, destination: bytes | None) -> None:
+        self.interface.receive(datagram, source, destination)
+
+    def _forget(self, token: bytes) -> None:
+        self.interface.forget(token)
+
+    def _can_respond(self, group: str) -> bool:
+        return self.groups.current(group).sender is not None
+
+    def _departed(self, group: str, endpoint_ids: frozenset[bytes]) -> None:
+        if endpoint_ids:
+            self.tokens.end_incoming_of(group, endpoint_ids)
+
+    async def _rejoin(self) -> None:
+        """Watch for the interface going away and coming back. Bounded by the endpoint's life."""
+        up = True
+        while True:
+            await asyncio.sleep(REJOIN_INTERVAL)
+            was_up, up = up, self.network.refresh()
+            if up != was_up:
+                state = "back" if up else "gone"
+                log.warning("interface %s is %s", self.network.interface, state)
+
+    # ---- what is done with it
+
+    def addresses(self, groups: Sequence[str]) -> list[GroupAddress]:
+        """The multicast addresses of these groups, each once."""
+        found = [address for name in groups for address in self.groups.configuration(name).addresses]
+        return list(dict.fromkeys(found))

@@ -1,0 +1,225 @@
+"""An endpoint's groups at run time: Security Contexts from the membership source, over durable state."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from ..core.contexts import CommonContext, RecipientContext, SecurityContext, SenderContext
+from ..core.policy import Decide, GroupPolicy, Verification
+from ..core.registry import Registry
+from ..core.requests import (
+    AuthenticRequest,
+    ChallengedRequest,
+    DecryptedRequest,
+    DeliveredRequest,
+    GroupRequest,
+    admit,
+)
+from ..core.synchronization import Entropy, Method, SynchronizationPolicy
+from ..core.window import ReplayWindow
+from ..cose.keys import PublicKey
+from ..errors import MisuseError
+from ..files.state import RuntimeState
+from ..membership import (
+    CredentialLearned,
+    Epoch,
+    EpochInstalled,
+    GroupConfiguration,
+    Member,
+    MemberLeft,
+    MembershipEvent,
+    MembershipSource,
+    Role,
+)
+
+log = logging.getLogger("groupcoap.groups")
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerPolicy:
+    """Where this listener differs from its groups' policies; None: it does not.
+
+    `verification` may be a function that decides per request (Appendix E)."""
+
+    synchronization: SynchronizationPolicy | None = None
+    verification: Verification | Decide | None = None
+
+
+class Groups:
+    """The registry of Security Contexts, kept up to date from the membership source.
+
+    `MisuseError`, `StateLost` while it is made, if a group cannot be set up."""
+
+    def __init__(
+        self,
+        source: MembershipSource,
+        state: RuntimeState,
+        policy: ListenerPolicy,
+        entropy: Entropy,
+        departed: Callable[[str, frozenset[bytes]], None],
+    ) -> None:
+        self.registry = Registry()
+        self.source = source
+        self._state = state
+        self._listener_policy = policy
+        self._entropy = entropy
+        self._departed = departed
+        self._configurations: dict[str, GroupConfiguration] = {}
+        self._policies: dict[str, GroupPolicy] = {}
+        for configuration in source.groups():
+            for epoch in configuration.epochs:
+                self._install(configuration, epoch)
+        self._unsubscribe = source.subscribe(self._on_event)
+
+    def close(self) -> None:
+        self._unsubscribe()
+
+    # ---- what is known of a group
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._configurations)
+
+    def configuration(self, group: str) -> GroupConfiguration:
+        """The group's configuration. `MisuseError` if this endpoint is not in such a group."""
+        try:
+            return self._configurations[group]
+        except KeyError:
+            known = ", ".join(self._configurations) or "none"
+            raise MisuseError(f"not a member of group {group!r}; there is {known}") from None
+
+    def policy(self, group: str) -> GroupPolicy:
+        """The group's policy with what this listener has overridden."""
+        return self._policies[group]
+
+    def current(self, group: str) -> SecurityContext:
+        """The group's current Security Context."""
+        return self.registry.current(group)
+
+    def listeners(self, group: str) -> frozenset[bytes]:
+        """Endpoint IDs of the listeners that can answer, without this endpoint itself."""
+        epoch = self.configuration(group).current
+        return frozenset(
+            member.endpoint_id
+            for member in epoch.members
+            if Role.LISTENER in member.roles and member.endpoint_id != epoch.own_id
+        )
+
+    def member(self, group: str, endpoint_id: bytes) -> Member | None:
+        """The member with this Endpoint ID in the current epoch, if its credential is at hand."""
+        for member in self.configuration(group).current.members:
+            if member.endpoint_id == endpoint_id:
+                return member
+        return None
+
+    def verification(self, request: DecryptedRequest) -> Verification:
+        """What to do with this request's countersignature."""
+        group = request.context.group
+        choice = self._listener_policy.verification
+        if choice is None:
+            choice = self.policy(group).verification
+        if not isinstance(choice, Verification):
+            choice = choice(*request.peek_resource())
+        if choice is not Verification.ALWAYS and request.signature_needed(self.synchronization(group)):
+            return Verification.ALWAYS
+        return choice
+
+    def synchronization(self, group: str) -> SynchronizationPolicy:
+        """How this listener synchronizes with the group's multicasters."""
+        return self._policies[group].synchronization
+
+    # ---- renewals and members
+
+    def _on_event(self, event: MembershipEvent) -> None:
+        match event:
+            case EpochInstalled(configuration):
+                self._install(configuration, configuration.current)
+                self._departed(configuration.name, configuration.current.departed)
+            case MemberLeft(group, gid, endpoint_ids):
+                for context in self.registry.contexts(group):
+                    if context.gid == gid:
+                        context.depart(endpoint_ids)
+                self._departed(group, endpoint_ids)
+            case CredentialLearned(group, gid, member):
+                key = member.credential.public_key(self.configuration(group).signature)
+                self.learn(group, gid, member.endpoint_id, key)
+
+    def learn(self, group: str, gid: bytes, endpoint_id: bytes, key: PublicKey) -> None:
+        """A member's public key under this Gid has become known."""
+        for context in self.registry.contexts(group):
+            if context.gid == gid:
+                context.learn(endpoint_id, key)
+
+    def _install(self, configuration: GroupConfiguration, epoch: Epoch) -> None:
+        context = self._context(configuration, epoch)
+        self.registry.install(context, [address.packed for address in configuration.addresses])
+        self._configurations[configuration.name] = configuration
+        self._policies[configuration.name] = self._effective(configuration, context)
+        log.info("group %s: security context %s installed", configuration.name, epoch.gid.hex())
+
+    def _context(self, configuration: GroupConfiguration, epoch: Epoch) -> SecurityContext:
+        name = configuration.name
+        common = CommonContext(
+            profile=configuration.profile,
+            aead=configuration.aead,
+            kdf=configuration.kdf,
+            signature=configuration.signature,
+            master_secret=epoch.master_secret,
+            gid=epoch.gid,
+        )
+        sender = None
+        if epoch.own_id is not None and epoch.private_key is not None:
+            numbers = self._state.sequence_numbers(name, epoch.gid, epoch.own_id)
+            sender = SenderContext(common, epoch.own_id, epoch.private_key, numbers)
+        keys = {
+            member.endpoint_id: member.credential.public_key(configuration.signature)
+            for member in epoch.members
+            if member.endpoint_id != epoch.own_id
+        }
+        context = SecurityContext(name, common, sender, keys)
+        context.depart(epoch.departed)
+        for sender_id, window in self._state.windows(name, epoch.gid, epoch.own_id).items():
+            # Every change was made durable before its effect left, so nothing has been missed.
+            context.restore(sender_id, ReplayWindow(window.highest, window.bits), unbroken=True)
+        return context
+
+    def _effective(self, configuration: GroupConfiguration, context: SecurityContext) -> GroupPolicy:
+        policy = configuration.policy
+        synchronization = self._listener_policy.synchronization or policy.synchronization
+        if context.sender is None and synchronization.method is Method.CHALLENGE_RESPONSE:
+            # A pure listener cannot protect a 4.03 (Appendix D.3); the safer of the two others takes its place.
+            synchronization = replace(synchronization, method=Method.BASELINE)
+        return replace(policy, synchronization=synchronization)
+
+    def retire(self, in_use: Callable[[SecurityContext], bool]) -> None:
+        """Forget old contexts that take no requests and that no pending exchange needs."""
+        for group in self.registry.groups:
+            for context in self.registry.contexts(group)[:-1]:
+                if not context.accepts_requests and not in_use(context):
+                    self.registry.remove(context)
+                    self._state.forget(group, context.gid)
+
+    # ---- requests
+
+    def admit(
+        self, verified: AuthenticRequest | GroupRequest, request: DecryptedRequest, now: float
+    ) -> DeliveredRequest | ChallengedRequest:
+        """The core's `admit`, with the replay window durable before any effect can leave."""
+        context = request.context
+        before = _window_of(request.recipient)
+        try:
+            return admit(verified, self.synchronization(context.group), now, self._entropy)
+        finally:
+            recipient = context.recipient(request.sender_id)
+            if _window_of(recipient) != before:
+                own_id = None if context.sender is None else context.sender.sender_id
+                window = recipient.window
+                self._state.record_window(
+                    context.group, context.gid, own_id, request.sender_id, window.highest, window.bits
+                )
+
+
+def _window_of(recipient: RecipientContext) -> tuple[int, int]:
+    return recipient.window.highest, recipient.window.bits

@@ -1,0 +1,489 @@
+"""The message interface: between the sockets and aiocoap's message layer.
+
+Inward it decodes, verifies and passes up only what is authentic; outward it protects. What is refused is counted,
+and answered only where multicast-oscore-04 §7 says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import SystemRandom
+from typing import TypeVar
+
+import aiocoap
+from aiocoap import interfaces
+
+from ..core import coap
+from ..core.exchange import OutgoingExchange
+from ..core.option import decode_prefix
+from ..core.policy import Verification
+from ..core.requests import (
+    ChallengedRequest,
+    DecryptedRequest,
+    DeliveredRequest,
+    SignatureState,
+    challenge_message,
+    decrypt_request,
+    object_security,
+    protect_request,
+)
+from ..core.responses import DecryptedResponse, DeliveredResponse, decrypt_response, protect_response
+from ..core.synchronization import SynchronizationPolicy
+from ..cose.keys import PublicKey
+from ..errors import GroupcoapError, MisuseError, NetworkFault, Reason, Rejected
+from .counters import Counters
+from .deferred import DeferredChecks
+from .groups import Groups
+from .layers import GroupMessageManager
+from .limits import RateLimit, RecentTable
+from .lookups import CredentialLookups
+from .messages import from_core, to_core
+from .network import Network, SocketAddress
+from .plain import PlainMessageInterface
+from .remote import GroupRemote, Incoming, Provenance
+
+EXCHANGE_LIFETIME = 247.0  # RFC 7252 §4.8.2, seconds
+MAX_REMEMBERED = 1024
+MAX_OUTGOING = 4096
+KEPT_EXCHANGES = 2
+"""Exchanges of one token: that of the request sent last, and the one it refreshed."""
+
+log = logging.getLogger("groupcoap.drops")
+
+_ERRORS: dict[Reason, tuple[int, bytes]] = {
+    Reason.UNKNOWN_GROUP: (coap.UNAUTHORIZED, b"Security context not found"),
+    Reason.CONTEXT_RETIRED: (coap.UNAUTHORIZED, b"Security context not found"),
+    Reason.UNKNOWN_SENDER: (coap.UNAUTHORIZED, b"Security context not found"),
+    Reason.NO_PUBLIC_KEY: (coap.UNAUTHORIZED, b"Security context not found"),
+    Reason.NOT_PROTECTED: (coap.UNAUTHORIZED, b"This resource is served to a group only"),
+    Reason.DECRYPTION_FAILED: (coap.BAD_REQUEST, b"Decryption failed"),
+    Reason.SIGNATURE_FAILED: (coap.BAD_REQUEST, b"Decryption failed"),
+    Reason.REPLAY: (coap.SERVICE_UNAVAILABLE, b"Replay protection failed"),
+}
+
+
+@dataclass(slots=True)
+class _Outgoing:
+    """What a token stands for: a group, and the exchanges of the requests sent with it, newest last."""
+
+    group: str
+    exchanges: list[OutgoingExchange]
+
+
+@dataclass(slots=True)
+class _Confirmed:
+    """A confirmable message that was accepted: its bytes, and the bytes that acknowledged it."""
+
+    datagram: bytes
+    answer: bytes | None = None
+
+
+_Decrypted = TypeVar("_Decrypted", DecryptedRequest, DecryptedResponse)
+
+Received = tuple[coap.Message, bytes, SocketAddress, bytes | None]
+"""(message, its datagram, source, packed multicast destination or None)"""
+
+
+class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
+    """See the module's text. `plain` gets what comes by unicast and is no group message; None: nobody does."""
+
+    def __init__(
+        self,
+        manager: GroupMessageManager,
+        network: Network,
+        groups: Groups,
+        counters: Counters,
+        deferred: DeferredChecks,
+        *,
+        leisure: float,
+    ) -> None:
+        self._manager = manager
+        self._network = network
+        self._groups = groups
+        self._counters = counters
+        self._deferred = deferred
+        self._leisure = leisure
+        self._random = SystemRandom()
+        self._loop = asyncio.get_running_loop()
+        self._lookups = CredentialLookups(groups.source, groups.learn)
+        self._outgoing: dict[bytes, _Outgoing] = {}
+        self._confirmable: RecentTable[tuple[object, int], tuple[bytes, GroupRemote]] = RecentTable(
+            MAX_REMEMBERED, EXCHANGE_LIFETIME
+        )
+        self._confirmed: RecentTable[tuple[object, int], _Confirmed] = RecentTable(
+            MAX_REMEMBERED, EXCHANGE_LIFETIME
+        )
+        self._errors = RateLimit(rate=10, burst=20)
+        self._challenges = RateLimit(rate=50, burst=100)
+        self._timers: set[asyncio.TimerHandle] = set()
+        self._closed = False
+        self.plain: PlainMessageInterface | None = None
+
+    # ---- from the sockets
+
+    def receive(self, datagram: bytes, source: SocketAddress, destination: bytes | None) -> None:
+        """A datagram has come. Nothing is raised: what is wrong with it is counted."""
+        if self._closed:
+            return
+        try:
+            message = coap.decode(datagram)
+        except Rejected as rejection:
+            self._dropped(rejection, source)
+            return
+        received = (message, datagram, source, destination)
+        try:
+            if destination is not None:
+                self._by_multicast(received)
+            else:
+                self._by_unicast(received)
+        except Rejected as rejection:
+            self._refuse(rejection, received)
+
+    def _by_multicast(self, received: Received) -> None:
+        message = received[0]
+        if message.type != coap.NON or not coap.is_request(message.code):
+            raise Rejected(Reason.NOT_FOR_MULTICAST)
+        self._request(received)
+
+    def _by_unicast(self, received: Received) -> None:
+        message, datagram, source, _ = received
+        if message.code == coap.EMPTY:
+            self._empty(message, source)
+            return
+        if message.type == coap.CON:
+            known = self._confirmed.get((source[:2], message.message_id), self._loop.time())
+            if known is not None and known.datagram == datagram:
+                if known.answer is not None:  # a retransmission: our acknowledgement was lost
+                    self._transmit(known.answer, source)
+                return
+        if not self._is_group_message(message):
+            self._not_group(message, source)
+        elif coap.is_request(message.code):
+            self._request(received)
+        else:
+            self._response(received)
+
+    def _is_group_message(self, message: coap.Message) -> bool:
+        """Whether this is for the group layer. `Rejected` if it is malformed."""
+        if all(number != coap.OBJECT_SECURITY for number, _ in message.options):
+            return False
+        prefix = decode_prefix(object_security(message))
+        registry = self._groups.registry
+        if prefix[2] is not None and registry.knows(prefix[2]):
+            return True
+        if coap.is_response(message.code) and message.token in self._outgoing:
+            return True
+        profiles = {self._groups.configuration(name).profile for name in self._groups.names}
+        return any(profile.is_group_message(prefix) for profile in profiles)
+
+    def _not_group(self, message: coap.Message, source: SocketAddress) -> None:
+        if self.plain is not None:
+            self.plain.receive(message, source)
+        else:
+            raise Rejected(Reason.NOT_PROTECTED)
+
+    def _empty(self, message: coap.Message, source: SocketAddress) -> None:
+        """Acknowledgements and resets cannot be protected. They stop the retransmission of the one message that
+        they name, and end nothing else: a forged reset would otherwise end an observation."""
+        key = (source[:2], message.message_id)
+        if message.type in (coap.ACK, coap.RST):
+            sent = self._confirmable.pop(key)
+            if sent is not None:
+                empty = aiocoap.Message(code=aiocoap.EMPTY, _mtype=aiocoap.ACK, _mid=message.message_id)
+                empty.remote = sent[1]
+                self._manager.dispatch_message(empty)
+                return
+        if self.plain is not None:
+            self.plain.receive(message, source)
+        elif message.type == coap.CON and self._errors.allow(self._loop.time()):  # a CoAP ping
+            self._transmit(coap.encode(message._replace(type=coap.RST)), source)
+
+    # ---- requests
+
+    def _request(self, received: Received) -> None:
+        message, _, _, destination = received
+        now = self._loop.time()
+        decrypted = decrypt_request(self._groups.registry, message, destination, SynchronizationPolicy(), now)
+        mode = self._groups.verification(decrypted)
+        if mode is Verification.DEFER and self._deferred.full:
+            mode = Verification.ALWAYS
+        if mode is Verification.ALWAYS and decrypted.public_key is None:
+            self._look_up(decrypted, received, self._verify_request)
+        elif mode is Verification.ALWAYS:
+            self._verify_request(decrypted, None, received)
+        else:
+            verified = decrypted.waive_signature(
+                self._groups.synchronization(decrypted.context.group), deferred=mode is Verification.DEFER
+            )
+            self._admitted(self._groups.admit(verified, decrypted, self._loop.time()), received)
+            if mode is Verification.DEFER:
+                self._deferred.submit(decrypted)
+
+    def _look_up(
+        self, decrypted: _Decrypted, received: Received, proceed: Callable[[_Decrypted, PublicKey, Received], None]
+    ) -> None:
+        """Go on with this message once its sender's credential has come."""
+
+        def resume(key: PublicKey | None) -> None:
+            if self._closed:
+                return
+            try:
+                if key is None:
+                    raise Rejected(Reason.NO_PUBLIC_KEY, decrypted.sender_id.hex())
+                decrypted.context.recipient(decrypted.sender_id)  # it may have left meanwhile
+                proceed(decrypted, key, received)
+            except Rejected as rejection:
+                self._refuse(rejection, received)
+
+        self._lookups.request(decrypted.context, decrypted.sender_id, self._loop.time(), resume)
+
+    def _verify_request(self, decrypted: DecryptedRequest, key: PublicKey | None, received: Received) -> None:
+        verified = decrypted.check_signature(key)
+        self._admitted(self._groups.admit(verified, decrypted, self._loop.time()), received)
+
+    def _admitted(self, outcome: DeliveredRequest | ChallengedRequest, received: Received) -> None:
+        message, datagram, source, _ = received
+        now = self._loop.time()
+        if message.type == coap.CON:
+            self._confirmed.put((source[:2], message.message_id), _Confirmed(datagram), now)
+        incoming = Incoming(outcome.group, outcome.exchange, self._release_time(outcome.exchange.by_multicast))
+        if isinstance(outcome, ChallengedRequest):
+            self._challenge(outcome, incoming, message, source)
+            return
+        origin = Provenance(
+            outcome.group,
+            outcome.gid,
+            outcome.sender_id,
+            outcome.sequence_number,
+            outcome.signature,
+            outcome.freshness,
+        )
+        remote = GroupRemote(
+            source,
+            outcome.group,
+            outcome.sender_id,
+            local=self._network.local_of(source, received[3]),
+            provenance=origin,
+            incoming=incoming,
+            locally_multicast=outcome.exchange.by_multicast,
+        )
+        request = from_core(outcome.message, remote)
+        self._counters.delivered_requests += 1
+        self._manager.dispatch_message(request)
+
+    def _release_time(self, by_multicast: bool) -> float:
+        """When answers may leave: within Leisure for multicast requests (RFC 7252 §8.2)."""
+        wait = self._random.uniform(0, self._leisure) if by_multicast and self._leisure else 0.0
+        return self._loop.time() + wait
+
+    def _challenge(
+        self, challenged: ChallengedRequest, incoming: Incoming, request: coap.Message, source: SocketAddress
+    ) -> None:
+        """Answer with 4.03 and Repeat (Appendix D.3), whatever No-Response says; not too often."""
+        if not self._challenges.allow(self._loop.time()):
+            raise Rejected(Reason.BUSY, "too many challenges")
+        answer = challenge_message(request, challenged.repeat)
+        if request.type == coap.CON:
+            answer = answer._replace(type=coap.ACK, message_id=request.message_id)
+        else:
+            answer = answer._replace(message_id=self._manager.next_message_id())
+        self._counters.challenges_sent += 1
+        self._at(incoming.release_at, lambda: self._respond(answer, incoming, source))
+
+    # ---- responses
+
+    def _response(self, received: Received) -> None:
+        message = received[0]
+        outgoing = self._outgoing.get(message.token)
+        if outgoing is None:
+            raise Rejected(Reason.UNKNOWN_EXCHANGE)
+        decrypted = self._decrypt_response(outgoing, message)
+        if decrypted.public_key is None:
+            self._look_up(decrypted, received, self._verify_response)
+        else:
+            self._verify_response(decrypted, None, received)
+
+    def _decrypt_response(self, outgoing: _Outgoing, message: coap.Message) -> DecryptedResponse:
+        """Under the request sent last with this token, or else under the one it refreshed."""
+        for exchange in outgoing.exchanges[:0:-1]:
+            try:
+                return decrypt_response(self._groups.registry, exchange, message)
+            except Rejected:
+                continue
+        return decrypt_response(self._groups.registry, outgoing.exchanges[0], message)
+
+    def _verify_response(self, decrypted: DecryptedResponse, key: PublicKey | None, received: Received) -> None:
+        message, datagram, source, _ = received
+        delivered = decrypted.check_signature(key).accept()
+        if message.type == coap.CON:
+            known = _Confirmed(datagram)
+            self._confirmed.put((source[:2], message.message_id), known, self._loop.time())
+        self._answered(delivered, source)
+
+    def _answered(self, delivered: DeliveredResponse, source: SocketAddress) -> None:
+        origin = Provenance(
+            delivered.group,
+            delivered.gid,
+            delivered.sender_id,
+            delivered.sequence_number,
+            SignatureState.VERIFIED,
+            delivered.freshness,
+        )
+        remote = GroupRemote(source, delivered.group, delivered.sender_id, provenance=origin)
+        response = from_core(delivered.message, remote)
+        self._counters.delivered_responses += 1
+        self._manager.dispatch_message(response)
+
+    # ---- what is refused
+
+    def _dropped(self, rejection: Rejected, source: SocketAddress) -> None:
+        self._counters.reject(rejection)
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("dropped from %s port %d: %s", source[0], source[1], rejection)
+
+    def _refuse(self, rejection: Rejected, received: Received) -> None:
+        """Count, and tell the peer where that is allowed: unicast, confirmable (or plain), well-formed requests."""
+        message, _, source, destination = received
+        self._dropped(rejection, source)
+        plain = rejection.reason is Reason.NOT_PROTECTED
+        if destination is not None or not coap.is_request(message.code):
+            return
+        if message.type != coap.CON and not (plain and message.type == coap.NON):
+            return
+        error = _ERRORS.get(rejection.reason)
+        if error is None or not self._errors.allow(self._loop.time()):
+            return
+        code, text = error
+        options: coap.Options = ((coap.MAX_AGE, b""),) if code == coap.SERVICE_UNAVAILABLE else ()
+        confirmable = message.type == coap.CON
+        kind = coap.ACK if confirmable else coap.NON
+        message_id = message.message_id if confirmable else self._manager.next_message_id()
+        self._counters.errors_sent += 1
+        self._transmit(coap.encode(coap.Message(kind, code, message_id, message.token, options, text)), source)
+
+    # ---- from aiocoap's message layer
+
+    def send(self, message: aiocoap.Message) -> None:
+        """Protect and send. A request that cannot be raises (`MisuseError`, `NetworkFault`) to whoever asked for
+        it; a response that cannot be is logged."""
+        remote: GroupRemote = message.remote
+        key = (remote.address[:2], message.mid)
+        if message.mtype is aiocoap.CON:
+            before = self._confirmable.get(key, self._loop.time())
+            if before is not None:  # a retransmission repeats the same bytes
+                self._transmit(before[0], remote.address)
+                return
+        if message.code.is_request():
+            self._send_request(to_core(message), remote)
+        elif message.code.is_response():
+            self._send_response(to_core(message), remote)
+        else:
+            self._acknowledge(coap.encode(to_core(message)), message.mid, remote.address)
+
+    def _send_request(self, message: coap.Message, remote: GroupRemote) -> None:
+        context = self._groups.current(remote.group)
+        if context.sender is None:
+            raise MisuseError(f"a pure listener cannot send to group {remote.group!r}")
+        outgoing = self._outgoing.get(message.token)
+        if outgoing is None and len(self._outgoing) >= MAX_OUTGOING:
+            raise MisuseError("too many group requests are waiting for answers")
+        protected, exchange = protect_request(context, context.sender, message)
+        datagram = coap.encode(protected)
+        if outgoing is None:
+            self._outgoing[message.token] = _Outgoing(remote.group, [exchange])
+        else:
+            outgoing.exchanges = [*outgoing.exchanges, exchange][-KEPT_EXCHANGES:]
+        self._remember_confirmable(message, datagram, remote)
+        self._network.send(datagram, remote.address)
+
+    def _remember_confirmable(self, message: coap.Message, datagram: bytes, remote: GroupRemote) -> None:
+        if message.type == coap.CON:
+            key = (remote.address[:2], message.message_id)
+            self._confirmable.put(key, (datagram, remote), self._loop.time())
+
+    def _send_response(self, message: coap.Message, remote: GroupRemote) -> None:
+        incoming = remote.incoming
+        if incoming is None:
+            raise MisuseError("a response without a request")
+        if message.type == coap.CON:
+            self._respond(message, incoming, remote.address, remote)
+        else:
+            self._at(incoming.release_at, lambda: self._respond(message, incoming, remote.address))
+
+    def _respond(
+        self,
+        message: coap.Message,
+        incoming: Incoming,
+        destination: SocketAddress,
+        remote: GroupRemote | None = None,
+    ) -> None:
+        """Protect a response under the group's present Sender Context, at the moment it leaves."""
+        try:
+            sender = self._groups.current(incoming.group).sender
+            if sender is None:
+                raise MisuseError("a pure listener cannot respond")
+            datagram = coap.encode(protect_response(sender, incoming.exchange, message))
+        except GroupcoapError as error:
+            log.error("group %s: response not sent: %s", incoming.group, error)
+            return
+        if remote is not None:
+            self._remember_confirmable(message, datagram, remote)
+        if message.type == coap.ACK:
+            self._acknowledge(datagram, message.message_id, destination)
+        else:
+            self._transmit(datagram, destination)
+
+    def _acknowledge(self, datagram: bytes, message_id: int, destination: SocketAddress) -> None:
+        """Send, and keep for a retransmission of what it acknowledges."""
+        known = self._confirmed.get((destination[:2], message_id), self._loop.time())
+        if known is not None:
+            known.answer = datagram
+        self._transmit(datagram, destination)
+
+    def _transmit(self, datagram: bytes, destination: SocketAddress) -> None:
+        if self._closed:
+            return
+        try:
+            self._network.send(datagram, destination)
+        except NetworkFault as error:
+            log.warning("not sent: %s", error)
+
+    def _at(self, when: float, act: Callable[[], None]) -> None:
+        """Do this at that time, or now if it has come; never after `shutdown`."""
+        if when <= self._loop.time():
+            act()
+            return
+
+        def fire() -> None:
+            self._timers.discard(timer)
+            act()
+
+        timer = self._loop.call_at(when, fire)
+        self._timers.add(timer)
+
+    def forget(self, token: bytes) -> None:
+        """No more responses are awaited for this token."""
+        self._outgoing.pop(token, None)
+        self._groups.retire(self.in_use)
+
+    def in_use(self, context: object) -> bool:
+        """Whether a pending exchange needs this Security Context."""
+        return any(exchange.context is context for entry in self._outgoing.values() for exchange in entry.exchanges)
+
+    async def recognize_remote(self, remote: object) -> bool:
+        return isinstance(remote, GroupRemote)
+
+    async def determine_remote(self, message: aiocoap.Message) -> None:
+        """Group requests are addressed by `Multicaster`, never by URI alone: an address may stand for several
+        groups."""
+        return
+
+    async def shutdown(self) -> None:
+        self._closed = True
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
+        await self._lookups.close()

@@ -1,0 +1,89 @@
+"""Asynchronous, bounded look-ups of credentials (multicast-oscore-04 §7, step 3).
+
+Only messages that AEAD has passed ask for one. Who asks again and again for somebody unknown waits longer each
+time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from ..core.contexts import SecurityContext
+from ..cose.keys import PublicKey
+from ..errors import EnvironmentFault, MisuseError, Reason, Rejected
+from ..membership import MembershipSource
+from .limits import RecentTable
+
+MAX_LOOKUPS = 64
+MAX_WAITING = 8
+"""Messages of one sender that may wait for its credential."""
+TIMEOUT = 10.0
+FIRST_BACKOFF = 2.0
+MAX_BACKOFF = 300.0
+
+Key = tuple[str, bytes, bytes]
+Resume = Callable[[PublicKey | None], None]
+
+log = logging.getLogger("groupcoap.lookups")
+
+
+class CredentialLookups:
+    """Look-ups under way, and who was not found of late."""
+
+    def __init__(self, source: MembershipSource, learn: Callable[[str, bytes, bytes, PublicKey], None]) -> None:
+        self._source = source
+        self._learn = learn
+        self._waiting: dict[Key, list[Resume]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._not_found: RecentTable[Key, tuple[float, float]] = RecentTable(256, MAX_BACKOFF * 2)
+
+    def request(self, context: SecurityContext, endpoint_id: bytes, now: float, resume: Resume) -> None:
+        """Look up a credential and call `resume` with its key, or None. `Rejected` at once if too many are
+        under way or this one was not found a short while ago."""
+        key = (context.group, context.gid, endpoint_id)
+        waiting = self._waiting.get(key)
+        if waiting is not None:
+            if len(waiting) >= MAX_WAITING:
+                raise Rejected(Reason.BUSY, "messages waiting for a credential")
+            waiting.append(resume)
+            return
+        refused = self._not_found.get(key, now)
+        if refused is not None and now < refused[0]:
+            raise Rejected(Reason.NO_PUBLIC_KEY, f"{endpoint_id.hex()} was not found a short while ago")
+        if len(self._waiting) >= MAX_LOOKUPS:
+            raise Rejected(Reason.BUSY, "credential look-ups")
+        self._waiting[key] = [resume]
+        task = asyncio.get_running_loop().create_task(self._look_up(context, key))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _look_up(self, context: SecurityContext, key: Key) -> None:
+        group, gid, endpoint_id = key
+        public_key = None
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                credential = await self._source.credential(group, gid, endpoint_id)
+            if credential is not None:
+                public_key = credential.public_key(context.common.signature)
+        except (EnvironmentFault, MisuseError, TimeoutError) as error:
+            log.warning("group %s: credential of %s: %s", group, endpoint_id.hex(), error or "timed out")
+        finally:
+            waiting = self._waiting.pop(key, [])
+        now = asyncio.get_running_loop().time()
+        if public_key is None:
+            before = self._not_found.get(key, now)
+            backoff = min(before[1] * 2, MAX_BACKOFF) if before else FIRST_BACKOFF
+            self._not_found.put(key, (now + backoff, backoff), now)
+        else:
+            self._not_found.pop(key)
+            self._learn(group, gid, endpoint_id, public_key)
+        for resume in waiting:
+            resume(public_key)
+
+    async def close(self) -> None:
+        """Give up all that are under way."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._waiting.clear()

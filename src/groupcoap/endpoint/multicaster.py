@@ -1,0 +1,336 @@
+"""The multicaster: one group request, many verified answers; and observations of a whole group."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final
+
+import aiocoap
+
+from ..core.synchronization import Method
+from ..errors import MisuseError
+from ..membership import GroupAddress
+from .conversation import Conversation
+from .endpoint import OBSERVATION_LIFETIME, Endpoint
+from .network import SocketAddress
+from .remote import GroupRemote, Provenance
+
+DEFAULT_TIMEOUT = 7.0
+"""Seconds to wait for answers: the default Leisure of listeners and a bit."""
+LINGER = 10.0
+"""Seconds that late challenges are answered after a collection has ended."""
+
+
+NO_RESPONSE_AT_ALL = 2 | 8 | 16
+"""No-Response (RFC 7967): not interested in responses of any class."""
+
+
+class _Known:
+    """Stands for: every listener of the group whose credential is at hand."""
+
+
+KNOWN: Final = _Known()
+Roster = Iterable[bytes] | _Known | None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One listener's verified answer.
+
+    `name`: what people call the listener, if known. `delay`: seconds since the group request was sent."""
+
+    endpoint_id: bytes
+    name: str | None
+    message: aiocoap.Message
+    provenance: Provenance
+    address: SocketAddress
+    delay: float
+
+    @property
+    def label(self) -> str:
+        """The name, or the Endpoint ID in hex."""
+        return self.name or self.endpoint_id.hex() or "(empty id)"
+
+
+class Multicaster:
+    """Sends requests to a group, at one of its multicast addresses (the first, if none is named).
+
+    `MisuseError` if this endpoint is a pure listener there, or not in the group, or the address is not the
+    group's."""
+
+    def __init__(self, endpoint: Endpoint, group: str, address: GroupAddress | None = None) -> None:
+        configuration = endpoint.groups.configuration(group)
+        if endpoint.groups.current(group).sender is None:
+            raise MisuseError(f"a pure listener cannot send to group {group!r}")
+        if address is not None and address not in configuration.addresses:
+            raise MisuseError(f"{address} is not an address of group {group!r}")
+        self.endpoint = endpoint
+        self.group = group
+        self.address = address or configuration.addresses[0]
+        endpoint.network.open_unicast(self.address.host.version)
+
+    @property
+    def listeners(self) -> frozenset[bytes]:
+        """Endpoint IDs of the listeners that are known and can answer."""
+        return self.endpoint.groups.listeners(self.group)
+
+    def name_of(self, endpoint_id: bytes) -> str | None:
+        """What people call this member, if it is known."""
+        member = self.endpoint.groups.member(self.group, endpoint_id)
+        return None if member is None else member.name
+
+    def request(
+        self, message: aiocoap.Message, *, timeout: float = DEFAULT_TIMEOUT, roster: Roster = KNOWN
+    ) -> Collection:
+        """Send a request to the group now; iterate over what is returned for the answers.
+
+        The iteration ends after `timeout` seconds, or as soon as everyone in `roster` has answered: Endpoint IDs,
+        the known listeners, or None for whoever answers. `NetworkFault`, `MisuseError`,
+        `SequenceNumbersExhausted` if it cannot be sent."""
+        if message.opt.observe is not None:
+            raise MisuseError("use observe() for a request with Observe")
+        return Collection(self, message, timeout, self.expected(roster))
+
+    def observe(
+        self,
+        message: aiocoap.Message,
+        *,
+        refresh: float = OBSERVATION_LIFETIME / 2,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> Observation:
+        """Observe a resource at every listener. Registers again every `refresh` seconds, since listeners forget
+        who does not; raises as `request` does."""
+        return Observation(self, message, refresh, timeout)
+
+    def expected(self, roster: Roster) -> frozenset[bytes]:
+        """The Endpoint IDs that a roster stands for."""
+        if isinstance(roster, _Known):
+            return self.listeners
+        return frozenset(roster or ())
+
+    def answer(self, response: aiocoap.Message, sent: float) -> Answer:
+        """A delivered response as an answer."""
+        remote: GroupRemote = response.remote
+        origin = remote.provenance
+        if origin is None:
+            raise MisuseError("a response without provenance")
+        now = asyncio.get_running_loop().time()
+        name = self.name_of(origin.endpoint_id)
+        return Answer(origin.endpoint_id, name, response, origin, remote.address, now - sent)
+
+    @property
+    def linger(self) -> float:
+        """How long challenges may come late: only where listeners challenge at all."""
+        method = self.endpoint.groups.configuration(self.group).policy.synchronization.method
+        return LINGER if method is Method.CHALLENGE_RESPONSE else 0.0
+
+
+class Collection:
+    """The answers to one group request: an asynchronous iterator that ends by itself.
+
+    Afterwards `answered` and `missing` say who did and who did not; `problems` why an answer could not be
+    completed. A listener that challenges gets the request again by itself and its time anew."""
+
+    def __init__(
+        self, multicaster: Multicaster, message: aiocoap.Message, timeout: float, roster: frozenset[bytes]
+    ) -> None:
+        if timeout <= 0:
+            raise MisuseError("a timeout is a positive number of seconds")
+        self._multicaster = multicaster
+        self._timeout = timeout
+        self.roster = roster
+        self._answers: dict[bytes, Answer] = {}
+        self._queue: asyncio.Queue[Answer | None] = asyncio.Queue()
+        self._extended: dict[bytes, float] = {}
+        self._loop = asyncio.get_running_loop()
+        self._sent = self._loop.time()
+        self._deadline = self._sent + timeout
+        self._closed = False
+        endpoint = multicaster.endpoint
+        address = endpoint.network.socket_address(multicaster.address.host, multicaster.address.port)
+        self._conversation = Conversation(
+            endpoint, multicaster.group, address, message, self._delivered, self._extend
+        )
+        # Whoever stops iterating halfway must not keep the exchange open for ever.
+        self._reaper = self._loop.call_at(self._deadline, self._reap)
+
+    @property
+    def answered(self) -> frozenset[bytes]:
+        """Endpoint IDs that have answered."""
+        return frozenset(self._answers)
+
+    @property
+    def missing(self) -> frozenset[bytes]:
+        """Endpoint IDs of the roster that have not answered (yet)."""
+        return self.roster - self._answers.keys()
+
+    @property
+    def problems(self) -> dict[bytes, str]:
+        """Endpoint ID → why its answer could not be completed."""
+        return dict(self._conversation.problems)
+
+    def _delivered(self, response: aiocoap.Message) -> None:
+        answer = self._multicaster.answer(response, self._sent)
+        if answer.endpoint_id in self._answers:
+            return  # the answer to an echo, after one to the group request itself
+        self._answers[answer.endpoint_id] = answer
+        self._extended.pop(answer.endpoint_id, None)
+        self._queue.put_nowait(answer)
+
+    def _extend(self, endpoint_id: bytes) -> None:
+        if endpoint_id not in self._answers:
+            self._extended[endpoint_id] = self._loop.time() + self._timeout
+        self._queue.put_nowait(None)  # look at the deadlines again
+
+    @property
+    def _remaining(self) -> float:
+        return max(self._deadline, *self._extended.values(), 0.0) - self._loop.time()
+
+    @property
+    def _complete(self) -> bool:
+        return bool(self.roster) and not self.missing and not self._conversation.busy
+
+    def __aiter__(self) -> AsyncIterator[Answer]:
+        return self
+
+    async def __anext__(self) -> Answer:
+        while True:
+            if not self._queue.empty():
+                answer = self._queue.get_nowait()
+            elif self._closed or self._complete or self._remaining <= 0:
+                self.close()
+                raise StopAsyncIteration
+            else:
+                try:
+                    answer = await asyncio.wait_for(self._queue.get(), self._remaining)
+                except TimeoutError:
+                    continue
+            if answer is not None:
+                return answer
+
+    def _reap(self) -> None:
+        if self._closed:
+            return
+        if self._remaining > 0:
+            self._reaper = self._loop.call_later(self._remaining, self._reap)
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """Collect no more. Answers that have come already can still be iterated over."""
+        if self._closed:
+            return
+        self._closed = True
+        self._reaper.cancel()
+        self._queue.put_nowait(None)
+        self._conversation.close(linger=self._multicaster.linger)
+
+    async def __aenter__(self) -> Collection:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+MAX_UNREAD = 64
+"""Notifications of one listener that wait to be read; then the oldest is dropped."""
+
+
+class Stream:
+    """The notifications of one listener: an asynchronous iterator that ends when the listener ends its observation
+    (an error, or an answer without Observe) or the whole is ended."""
+
+    def __init__(self, endpoint_id: bytes) -> None:
+        self.endpoint_id = endpoint_id
+        self.ended = False
+        self.latest: Answer | None = None
+        self._queue: asyncio.Queue[Answer | None] = asyncio.Queue(MAX_UNREAD)
+
+    def _put(self, answer: Answer) -> None:
+        self.latest = answer
+        if self._queue.full():
+            self._queue.get_nowait()  # observing is about the present state: the oldest goes
+        self._queue.put_nowait(answer)
+
+    def _end(self) -> None:
+        if not self.ended:
+            self.ended = True
+            if self._queue.full():
+                self._queue.get_nowait()
+            self._queue.put_nowait(None)
+
+    def __aiter__(self) -> AsyncIterator[Answer]:
+        return self
+
+    async def __anext__(self) -> Answer:
+        answer = None if self.ended and self._queue.empty() else await self._queue.get()
+        if answer is None:
+            raise StopAsyncIteration
+        return answer
+
+
+class Observation:
+    """An observation of a resource at every listener of a group.
+
+    Iterate over it for all notifications as they come, or take one listener's from `streams`. `end` it: the
+    listeners are told with Observe 1 and the same token."""
+
+    def __init__(self, multicaster: Multicaster, message: aiocoap.Message, refresh: float, timeout: float) -> None:
+        if refresh <= 0 or timeout <= 0:
+            raise MisuseError("refresh and timeout are positive numbers of seconds")
+        self._multicaster = multicaster
+        self.streams: dict[bytes, Stream] = {}
+        """Endpoint ID → its notifications; a listener appears with its first answer."""
+        self._all = Stream(b"")
+        self._loop = asyncio.get_running_loop()
+        self._sent = self._loop.time()
+        endpoint = multicaster.endpoint
+        address = endpoint.network.socket_address(multicaster.address.host, multicaster.address.port)
+        self._conversation = Conversation(
+            endpoint, multicaster.group, address, message.copy(observe=0), self._delivered, lambda _: None
+        )
+        self._refresh = refresh
+        self._refresher = self._loop.call_later(refresh, self._register_again)
+
+    def _delivered(self, response: aiocoap.Message) -> None:
+        answer = self._multicaster.answer(response, self._sent)
+        stream = self.streams.get(answer.endpoint_id)
+        if stream is None or stream.ended:
+            stream = self.streams[answer.endpoint_id] = Stream(answer.endpoint_id)
+        stream._put(answer)
+        self._all._put(answer)
+        if response.opt.observe is None:
+            stream._end()
+
+    def _register_again(self) -> None:
+        for leg in self._conversation.legs:
+            leg.repeat()
+        self._refresher = self._loop.call_later(self._refresh, self._register_again)
+
+    def __aiter__(self) -> AsyncIterator[Answer]:
+        return self._all
+
+    async def end(self) -> None:
+        """Tell the listeners to stop (Observe 1, same token), and end all streams."""
+        if self._all.ended:
+            return
+        self._refresher.cancel()
+        for leg in self._conversation.legs:
+            leg.repeat(observe=1, no_response=NO_RESPONSE_AT_ALL)
+        for stream in (*self.streams.values(), self._all):
+            stream._end()
+        await asyncio.sleep(0)
+        self._conversation.close()
+
+    async def __aenter__(self) -> Observation:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.end()
