@@ -10,7 +10,7 @@ CON, NON, ACK, RST = range(4)
 
 EMPTY = 0x00
 GET, POST, PUT, DELETE, FETCH = 0x01, 0x02, 0x03, 0x04, 0x05
-CHANGED, CONTENT = 0x44, 0x45
+CHANGED, CONTENT, CONTINUE = 0x44, 0x45, 0x5F
 BAD_REQUEST, UNAUTHORIZED, FORBIDDEN = 0x80, 0x81, 0x83
 SERVICE_UNAVAILABLE = 0xA3
 
@@ -46,7 +46,7 @@ class Message(NamedTuple):
 BYTE: Final = tuple(bytes((value,)) for value in range(256))
 """Every single byte as bytes: looking one up costs a third of making it."""
 
-KIND: Final = bytes(1 if 0 < code < 0x20 else 2 if 0x40 <= code < 0xC0 else 0 for code in range(256))
+KIND: Final = tuple(1 if 0 < code < 0x20 else 2 if 0x40 <= code < 0xC0 else 0 for code in range(256))
 """For every code: 1 a request, 2 a response, 0 neither."""
 
 
@@ -106,7 +106,8 @@ def encode(message: Message) -> bytes:
 
 
 def encode_options(options: Options) -> bytes:
-    """Options in delta encoding from 0 (RFC 7252 §3.1). `MisuseError` if they are not in ascending order."""
+    """Options in delta encoding from 0 (RFC 7252 §3.1). `MisuseError` if they are not in ascending order or
+    above 65535."""
     parts = []
     previous = 0
     for number, value in options:
@@ -118,6 +119,8 @@ def encode_options(options: Options) -> bytes:
             parts.append(_option_head(delta, length))
         parts.append(value)
         previous = number
+    if previous > 0xFFFF:
+        raise MisuseError("option number above 65535")
     return b"".join(parts)
 
 
@@ -139,9 +142,10 @@ def _extended(value: int) -> tuple[int, bytes]:
     raise MisuseError("an option delta or length is out of range")
 
 
-def decode_options(data: bytes, at: int = 0) -> tuple[Options, bytes]:
-    """Parse options and payload from position `at` to the end. `Rejected` (malformed) for a reserved nibble,
-    an option cut short, a number above 65535, or a payload marker with nothing behind it."""
+def decode_options(data: bytes, at: int = 0, ignored: frozenset[int] = frozenset()) -> tuple[Options, bytes]:
+    """Parse options and payload from position `at` to the end, leaving out options in `ignored`. `Rejected`
+    (malformed) for a reserved nibble, an option cut short, a number above 65535, or a payload marker with nothing
+    behind it."""
     options = []
     number = 0
     end = len(data)
@@ -162,7 +166,8 @@ def decode_options(data: bytes, at: int = 0) -> tuple[Options, bytes]:
         value_end = at + length
         if value_end > end:
             raise Rejected(Reason.MALFORMED, "option cut short")
-        options.append((number, data[at:value_end]))
+        if number not in ignored:
+            options.append((number, data[at:value_end]))
         at = value_end
     if number > 0xFFFF:
         raise Rejected(Reason.MALFORMED, "option number above 65535")

@@ -80,7 +80,17 @@ class SenderContext:
 
     `numbers` gives out each sequence number once: see `SequenceNumbers`."""
 
-    __slots__ = ("bind", "cipher", "common", "key", "nonce_base", "numbers", "private_key", "sender_id")
+    __slots__ = (
+        "bind",
+        "cipher",
+        "common",
+        "key",
+        "nonce_base",
+        "nonce_length",
+        "numbers",
+        "private_key",
+        "sender_id",
+    )
 
     def __init__(
         self, common: CommonContext, sender_id: bytes, private_key: PrivateKey, numbers: SequenceNumbers
@@ -93,6 +103,7 @@ class SenderContext:
         self.key = common.profile.derive_key(common, self.sender_id)
         self.cipher = common.aead.cipher(self.key)
         self.nonce_base = common.nonce_base(self.sender_id)
+        self.nonce_length = common.aead.nonce_length
         self.bind = common.profile.binder(common, self.sender_id, common.gid)
 
     def __repr__(self) -> str:
@@ -217,11 +228,15 @@ class SecurityContext:
 
     def keep(self, recipient: RecipientContext) -> RecipientContext:
         """Keep a Recipient Context whose message has passed; returns the one that is kept, which is another
-        if two first messages of a sender were under way at once."""
+        if two first messages of a sender were under way at once.
+
+        `Rejected` if the member has left since its message was decrypted."""
         kid = recipient.recipient_id
         kept = self._recipients.get(kid)
         if kept is not None:
             return kept
+        if kid in self._departed:
+            raise Rejected(Reason.UNKNOWN_SENDER, kid.hex())
         kept = self._recipients[kid] = recipient
         if len(self._recipients) > MAX_RECIPIENTS:
             oldest = next(iter(self._recipients))

@@ -6,6 +6,8 @@ from ..errors import Reason, Rejected
 from .contexts import SecurityContext
 from .profile import Prepared, RequestIds
 
+_blank = object.__new__
+
 _BEFORE_ANY = (-1, -1)
 """Stands for a response that used the request's nonce: it comes before every notification."""
 
@@ -42,6 +44,19 @@ class IncomingExchange:
             return None
 
 
+def incoming(
+    kid: bytes, partial_iv: bytes, gid: bytes, right: bytes | None, by_multicast: bool
+) -> IncomingExchange:
+    """`IncomingExchange(…)` for every request: what a class's call adds to its `__init__` is half of the time."""
+    exchange = _blank(IncomingExchange)
+    exchange.kid = kid
+    exchange.partial_iv = partial_iv
+    exchange.gid = gid
+    exchange.by_multicast = by_multicast
+    exchange._right = None if right is None else [right]
+    return exchange
+
+
 class OutgoingExchange:
     """A multicaster's side: a sent request, until its collection time or observation ends.
 
@@ -76,3 +91,17 @@ class OutgoingExchange:
         """Check again and update, in one step without interruption, for a response that is authentic."""
         self.check(kid, generation, number, notification=notification)
         self._last[kid] = _BEFORE_ANY if number is None else (generation, number)
+
+
+def outgoing(
+    context: SecurityContext, ids: RequestIds, prepared: Prepared, nonce: bytes, observe: bool
+) -> OutgoingExchange:
+    """`OutgoingExchange(…)`, likewise."""
+    exchange = _blank(OutgoingExchange)
+    exchange.context = context
+    exchange.ids = ids
+    exchange.prepared = prepared
+    exchange.nonce = nonce
+    exchange.observe = observe
+    exchange._last = {}
+    return exchange

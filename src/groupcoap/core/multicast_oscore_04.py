@@ -17,13 +17,11 @@ from cryptography.exceptions import InvalidTag
 from ..errors import MisuseError, Reason, Rejected
 from ..secret import Secret
 from . import coap
-from .coap import BYTE, Message
+from .coap import BYTE, KIND, Message
 from .contexts import CommonContext, RecipientContext, SenderContext
 from .option import FLAG_GID, FLAG_KID, MAX_LENGTH, OptionPrefix, encode_prefix
 from .profile import Binder, OptionTail, Prepared, RequestIds, Sealed, Split
 from .splitting import encode_plaintext, join_message, split_options
-
-_new = tuple.__new__  # a NamedTuple made this way costs a third; its own constructor does nothing else
 
 FLAG_COUNTERSIGN: Final = 0x20
 _FLAGS_RESERVED: Final = 0xC0
@@ -36,6 +34,10 @@ _CLASS_U: Final = frozenset(
     (coap.URI_HOST, coap.OBSERVE, coap.URI_PORT, coap.OBJECT_SECURITY, coap.PROXY_URI, coap.PROXY_SCHEME)
 )
 _KEPT: Final = _CLASS_U - {coap.OBJECT_SECURITY}
+
+# Outer codes of (nothing, a request, a response), without and with Observe (§6).
+_OUTER_CODE: Final = (coap.EMPTY, coap.POST, coap.CHANGED)
+_OUTER_CODE_OBSERVE: Final = (coap.EMPTY, coap.FETCH, coap.CONTENT)
 
 # [ "Encrypt0", h'', bstr(external_aad) ] and [ "CounterSignature", h'', h'', bstr(external_aad), bstr ],
 # each up to where external_aad begins
@@ -119,15 +121,13 @@ class MulticastOscore04:
         return rest[q:], rest[:q]
 
     def split(self, message: Message) -> Split:
-        inner, outer = split_options(message.options, _CLASS_U)
-        observe = bool(outer) and any(number == coap.OBSERVE for number, _ in outer)
-        if coap.is_request(message.code):
-            code = coap.FETCH if observe else coap.POST
-        elif coap.is_response(message.code):
-            code = coap.CONTENT if observe else coap.CHANGED
-        else:
+        _, code, _, _, options, payload = message
+        if not KIND[code]:
             raise MisuseError("only requests and responses are protected")
-        return _new(Split, (code, outer, encode_plaintext(message.code, inner, message.payload)))
+        inner, outer = split_options(options, _CLASS_U)
+        observe = bool(outer) and any(number == coap.OBSERVE for number, _ in outer)
+        outer_code = (_OUTER_CODE_OBSERVE if observe else _OUTER_CODE)[KIND[code]]
+        return outer_code, outer, encode_plaintext(code, inner, payload)
 
     def join(self, outer: Message, plaintext: bytes) -> Message:
         return join_message(outer, plaintext, _CLASS_U, _KEPT)
@@ -146,10 +146,10 @@ class MulticastOscore04:
             payload = sender.cipher.encrypt(nonce, plaintext, aad)
         except (OverflowError, ValueError) as error:
             raise MisuseError(f"the message is too long for {sender.common.aead.name}: {error}") from None
-        to_be_signed = signed + _bstr_head(len(payload)) + payload
+        to_be_signed = b"".join((signed, _bstr_head(len(payload)), payload))
         signature = sender.private_key.sign(to_be_signed)
-        option = encode_prefix(_RESPONSE_FLAGS, partial_iv, gid) + signature + sender.sender_id
-        return _new(Sealed, (option, payload, aad, to_be_signed))
+        option = b"".join((encode_prefix(_RESPONSE_FLAGS, partial_iv, gid), signature, sender.sender_id))
+        return option, payload, aad, to_be_signed
 
     def open(self, recipient: RecipientContext, prepared: Prepared, nonce: bytes, payload: bytes) -> bytes:
         if len(payload) <= recipient.tag_length:
@@ -160,7 +160,7 @@ class MulticastOscore04:
             raise Rejected(Reason.DECRYPTION_FAILED) from None
 
     def countersigned(self, prepared: Prepared, tail: OptionTail, payload: bytes) -> tuple[bytes, bytes]:
-        return tail[1], prepared[1] + _bstr_head(len(payload)) + payload
+        return tail[1], b"".join((prepared[1], _bstr_head(len(payload)), payload))
 
 
 def split_tail(prefix: OptionPrefix, signature_length: int) -> tuple[bytes | None, bytes | None]:

@@ -50,9 +50,10 @@ def encode_prefix(flags: int, partial_iv: bytes | None, gid: bytes | None) -> by
         head |= len(partial_iv)
     if gid is None:
         return BYTE[head] + (partial_iv or b"")
-    if len(gid) > MAX_LENGTH:
+    length = len(gid)
+    if length > MAX_LENGTH:
         raise MisuseError("Gid longer than 255 bytes")
-    return BYTE[head | FLAG_GID] + (partial_iv or b"") + BYTE[len(gid)] + gid
+    return b"".join((BYTE[head | FLAG_GID], partial_iv or b"", BYTE[length], gid))
 
 
 def partial_iv_bytes(number: int) -> bytes:

@@ -39,21 +39,12 @@ OptionTail = tuple[bytes, bytes]
 there."""
 
 
-class Sealed(NamedTuple):
-    """A protected message: the option value and payload to send, and what went into them."""
+Sealed = tuple[bytes, bytes, bytes, bytes]
+"""A protected message: (option value, payload) to send, then (AAD, what was signed). A plain tuple, here and below:
+one is made for every message."""
 
-    option: bytes
-    payload: bytes
-    aad: bytes
-    to_be_signed: bytes
-
-
-class Split(NamedTuple):
-    """A message taken apart for protection: outer code, outer options, plaintext."""
-
-    code: int
-    outer: Options
-    plaintext: bytes
+Split = tuple[int, Options, bytes]
+"""A message taken apart for protection: (outer code, outer options, plaintext)."""
 
 
 class Profile(Protocol):

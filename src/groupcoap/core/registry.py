@@ -28,7 +28,7 @@ class Registry:
         this Gid."""
         group, gid = context.group, context.gid
         packed = tuple(addresses)
-        siblings = self._by_group.setdefault(group, [])
+        siblings = self._by_group.get(group, [])
         if any((gid, address) in self._by_address for address in packed) or any(
             sibling.gid == gid for sibling in siblings
         ):
@@ -36,7 +36,7 @@ class Registry:
         for older in siblings:
             older.current = older.accepts_requests = False
         context.generation = siblings[-1].generation + 1 if siblings else 0
-        siblings.append(context)
+        self._by_group[group] = [*siblings, context]
         self._addresses[group] = packed
         self._by_gid[gid] = (*self._by_gid.get(gid, ()), context)
         for address in packed:
@@ -61,7 +61,7 @@ class Registry:
         found = self._by_gid.get(gid) if destination is None else self._by_address.get((gid, destination))
         if found is None:
             raise Rejected(Reason.UNKNOWN_GROUP, gid.hex())
-        if not found[0].accepts_requests:
+        if len(found) > 1 or not found[0].accepts_requests:
             found = tuple(context for context in found if context.accepts_requests)
             if not found:
                 raise Rejected(Reason.CONTEXT_RETIRED, gid.hex())

@@ -16,9 +16,9 @@ from typing import NamedTuple
 from ..cose.keys import PublicKey
 from ..errors import MisuseError, Reason, Rejected
 from . import coap
-from .coap import Message
+from .coap import NON, OBJECT_SECURITY, REPEAT, Message, is_request
 from .contexts import RecipientContext, SecurityContext, SenderContext
-from .exchange import IncomingExchange, OutgoingExchange
+from .exchange import IncomingExchange, OutgoingExchange, incoming, outgoing
 from .option import OptionPrefix, decode_prefix, partial_iv_bytes
 from .profile import OptionTail, Prepared, RequestIds
 from .registry import Registry
@@ -26,6 +26,7 @@ from .splitting import with_option
 from .synchronization import Challenge, Entropy, Freshness, Method, SynchronizationPolicy
 
 _new = tuple.__new__  # a NamedTuple made this way costs a third; its own constructor does nothing else
+_integer = int.from_bytes  # big endian, like `int.to_bytes`, unless told otherwise
 
 
 class Trace(NamedTuple):
@@ -52,6 +53,11 @@ class SignatureState(Enum):
     """Not verified yet: a report follows."""
 
 
+_VERIFIED = SignatureState.VERIFIED  # a member looked up in its Enum costs as much as a function call
+_SKIPPED = SignatureState.SKIPPED
+_DEFERRED = SignatureState.DEFERRED
+
+
 class ProtectedRequest(NamedTuple):
     """A request ready to be sent, and the exchange that its answers belong to."""
 
@@ -67,35 +73,34 @@ def protect_request(
 
     `MisuseError` if the message cannot be protected, `SequenceNumbersExhausted` if there is no number left."""
     common = sender.common
-    if common is not context.common:
-        raise MisuseError("a Sender Context of another Security Context")
-    if not coap.is_request(message.code):
+    if common is not context.common or not context.current:
+        raise MisuseError("a Sender Context of another Security Context, or of one that is no longer current")
+    kind, code, message_id, token, _, _ = message
+    if not is_request(code):
         raise MisuseError("not a request")
     profile = common.profile
-    code, outer, plaintext = profile.split(message)
+    gid = common.gid
+    outer_code, outer, plaintext = profile.split(message)
     number = sender.numbers.take()
     partial_iv = partial_iv_bytes(number)
-    prepared = sender.bind(partial_iv)
-    ids = _new(RequestIds, (sender.sender_id, partial_iv, common.gid))
-    nonce = (sender.nonce_base ^ number).to_bytes(common.aead.nonce_length, "big")
-    sealed = profile.seal(sender, prepared, nonce, partial_iv, common.gid, plaintext)
+    bind = sender.bind  # called as a method, a function in a slot is looked up the slow way
+    prepared = bind(partial_iv)
+    ids = _new(RequestIds, (sender.sender_id, partial_iv, gid))
+    nonce = (sender.nonce_base ^ number).to_bytes(sender.nonce_length)
+    option, payload, aad, to_be_signed = profile.seal(sender, prepared, nonce, partial_iv, gid, plaintext)
     if trace is not None:
-        external_aad = profile.external_aad(common, ids)
-        trace(Trace(plaintext, external_aad, sealed.aad, sealed.to_be_signed, nonce, sealed.option))
-    options = with_option(outer, coap.OBJECT_SECURITY, sealed.option)
+        trace(Trace(plaintext, profile.external_aad(common, ids), aad, to_be_signed, nonce, option))
     observe = message.option(coap.OBSERVE) if outer else None
     registers = observe is not None and coap.uint_value(observe) == 0
-    return _new(
-        ProtectedRequest,
-        (
-            _new(Message, (message.type, code, message.message_id, message.token, options, sealed.payload)),
-            OutgoingExchange(context, ids, prepared, nonce, observe=registers),
-        ),
-    )
+    options = with_option(outer, OBJECT_SECURITY, option)
+    protected = _new(Message, (kind, outer_code, message_id, token, options, payload))
+    return _new(ProtectedRequest, (protected, outgoing(context, ids, prepared, nonce, registers)))
 
 
 class _Request:
-    """What all stages of one received request carry. The message stays private until delivery."""
+    """What all stages of one received request carry. The message stays private until delivery.
+
+    This and the stages have no `__init__`, which would cost three times what filling them in from outside does."""
 
     __slots__ = (
         "_by_multicast",
@@ -110,29 +115,16 @@ class _Request:
         "recipient",
     )
 
-    def __init__(
-        self,
-        context: SecurityContext,
-        recipient: RecipientContext,
-        number: int,
-        partial_iv: bytes,
-        tail: OptionTail,
-        prepared: Prepared,
-        nonce: bytes,
-        payload: bytes,
-        message: Message,
-        by_multicast: bool,
-    ) -> None:
-        self.context = context
-        self.recipient = recipient
-        self.number = number
-        self._partial_iv = partial_iv
-        self._tail = tail
-        self._prepared = prepared
-        self._nonce = nonce
-        self._payload = payload
-        self._message = message
-        self._by_multicast = by_multicast
+    context: SecurityContext
+    recipient: RecipientContext
+    number: int
+    _partial_iv: bytes
+    _tail: OptionTail
+    _prepared: Prepared
+    _nonce: bytes
+    _payload: bytes
+    _message: Message
+    _by_multicast: bool
 
 
 class AuthenticRequest:
@@ -141,8 +133,7 @@ class AuthenticRequest:
     __slots__ = ("_request",)
     state = SignatureState.VERIFIED
 
-    def __init__(self, request: _Request) -> None:
-        self._request = request
+    _request: _Request
 
 
 class GroupRequest:
@@ -150,9 +141,8 @@ class GroupRequest:
 
     __slots__ = ("_request", "state")
 
-    def __init__(self, request: _Request, state: SignatureState) -> None:
-        self._request = request
-        self.state = state
+    _request: _Request
+    state: SignatureState
 
 
 class DecryptedRequest(_Request):
@@ -171,10 +161,11 @@ class DecryptedRequest(_Request):
 
     def signature_needed(self, policy: SynchronizationPolicy) -> bool:
         """Whether verification may not be skipped or deferred, whatever the application says: an echo, an old
-        context, or a first request that would set the window or cause a challenge."""
+        context, or a request that would start the window or cause a challenge."""
         return (
             not self.context.current
             or (policy.method is not Method.BEST_EFFORT and not self.recipient.sync.synchronized)
+            or self.recipient.sync.too_far(policy, self.recipient.window, self.number)
             or (not self._by_multicast and self._message.option(coap.REPEAT) is not None)
         )
 
@@ -190,16 +181,23 @@ class DecryptedRequest(_Request):
         if key is None:
             raise Rejected(Reason.NO_PUBLIC_KEY, self.sender_id.hex())
         profile = self.context.common.profile
-        if not key.verify(*profile.countersigned(self._prepared, self._tail, self._payload)):
+        signature, message = profile.countersigned(self._prepared, self._tail, self._payload)
+        if not key.verify(signature, message):
             raise Rejected(Reason.SIGNATURE_FAILED, self.sender_id.hex())
-        return AuthenticRequest(self)
+        verified = AuthenticRequest()
+        verified._request = self
+        return verified
 
     def waive_signature(self, policy: SynchronizationPolicy, *, deferred: bool) -> GroupRequest:
         """Go on without verifying. `MisuseError` where that is never allowed: see `signature_needed`."""
-        synchronized = self.recipient.sync.synchronized and self._by_multicast and self.context.current
-        if not synchronized and self.signature_needed(policy):
+        in_step = policy.max_gap is None and self.recipient.sync.synchronized
+        plain = in_step and self._by_multicast and self.context.current
+        if not plain and self.signature_needed(policy):
             raise MisuseError("the countersignature of this request must be verified")
-        return GroupRequest(self, SignatureState.DEFERRED if deferred else SignatureState.SKIPPED)
+        waived = GroupRequest()
+        waived._request = self
+        waived.state = _DEFERRED if deferred else _SKIPPED
+        return waived
 
 
 class DeliveredRequest(NamedTuple):
@@ -234,9 +232,9 @@ def challenge_message(request: Message, repeat: bytes) -> Message:
 def object_security(message: Message) -> bytes:
     """The value of the Object-Security option. `Rejected` if there is none or more than one."""
     options = message.options
-    if len(options) == 1 and options[0][0] == coap.OBJECT_SECURITY:
+    if len(options) == 1 and options[0][0] == OBJECT_SECURITY:
         return options[0][1]
-    values = [value for number, value in options if number == coap.OBJECT_SECURITY]
+    values = [value for number, value in options if number == OBJECT_SECURITY]
     if len(values) == 1:
         return values[0]
     if not values:
@@ -256,9 +254,10 @@ def decrypt_request(
     `destination`: the packed multicast address that the datagram was sent to, None if it came by unicast.
     `now`: monotonic seconds. `Rejected` with the reason otherwise; no state changes."""
     value = object_security(message)
-    if destination is not None and message.type != coap.NON:
+    kind, code, _, _, _, payload = message
+    if destination is not None and kind != NON:
         raise Rejected(Reason.NOT_FOR_MULTICAST)
-    if not 0 < message.code < 0x20 or not message.payload:
+    if not 0 < code < 0x20 or not payload:
         raise Rejected(Reason.MALFORMED, "not a request with a ciphertext")
     prefix = decode_prefix(value)
     gid = prefix[2]
@@ -267,13 +266,14 @@ def decrypt_request(
     contexts = registry.find(gid, destination)
     if len(contexts) == 1:
         return _decrypt_under(contexts[0], message, prefix, destination, policy, now)
-    for context in contexts[:-1]:  # by unicast one Gid may stand for several groups: the right one decrypts
+    refused = Rejected(Reason.DECRYPTION_FAILED)
+    for context in contexts:  # by unicast one Gid may stand for several groups: the right one decrypts
         try:
             return _decrypt_under(context, message, prefix, destination, policy, now)
         except Rejected as rejection:
-            if rejection.reason is not Reason.DECRYPTION_FAILED:
-                raise
-    return _decrypt_under(contexts[-1], message, prefix, destination, policy, now)
+            if refused.reason is Reason.DECRYPTION_FAILED:
+                refused = rejection
+    raise refused
 
 
 def _decrypt_under(
@@ -290,21 +290,35 @@ def _decrypt_under(
     partial_iv = prefix[1]
     assert partial_iv is not None  # as split_request_option promises
     recipient = context.recipient(tail[0])
-    number = int.from_bytes(partial_iv, "big")
+    number = _integer(partial_iv)
     if not recipient.window.is_new(number):
+        if len(message.payload) <= recipient.tag_length:  # malformed comes first: it never gets an error
+            raise Rejected(Reason.MALFORMED, "payload too short for a ciphertext")
         raise Rejected(Reason.REPLAY, f"sequence number {number} of {tail[0].hex()}")
     by_multicast = destination is not None
-    if by_multicast and not recipient.sync.synchronized and recipient.sync.drops_early(policy, number, now):
+    sync = recipient.sync
+    if by_multicast and not sync.synchronized and sync.drops_early(policy, number, now):
         raise Rejected(Reason.CHALLENGE_PENDING)
-    prepared = recipient.bind(partial_iv)
-    nonce = (recipient.nonce_base ^ number).to_bytes(recipient.nonce_length, "big")
+    bind = recipient.bind  # called as a method, a function in a slot is looked up the slow way
+    prepared = bind(partial_iv)
+    nonce = (recipient.nonce_base ^ number).to_bytes(recipient.nonce_length)
     payload = message.payload
     inner = profile.join(message, profile.open(recipient, prepared, nonce, payload))
-    if not by_multicast or (inner.options and inner.options[-1][0] >= coap.REPEAT):
+    options = inner.options
+    if not by_multicast or (options and options[-1][0] >= REPEAT):
         _check_path(inner, by_multicast)
-    return DecryptedRequest(
-        context, recipient, number, partial_iv, tail, prepared, nonce, payload, inner, by_multicast
-    )
+    request = DecryptedRequest()
+    request.context = context
+    request.recipient = recipient
+    request.number = number
+    request._partial_iv = partial_iv
+    request._tail = tail
+    request._prepared = prepared
+    request._nonce = nonce
+    request._payload = payload
+    request._message = inner
+    request._by_multicast = by_multicast
+    return request
 
 
 def _check_path(message: Message, by_multicast: bool) -> None:
@@ -327,16 +341,18 @@ def admit(
     request = verified._request
     context = request.context
     state = verified.state
+    if not context.accepts_requests or not (context.current or state is _VERIFIED):
+        raise Rejected(Reason.CONTEXT_RETIRED, context.gid.hex())  # renewed while this one was under way
     recipient = context.keep(request.recipient)
     kid = recipient.recipient_id
     verdict = recipient.sync.decide(policy, recipient.window, request.number, request._message, now, entropy)
     partial_iv, by_multicast = request._partial_iv, request._by_multicast
     gid = context.gid
     if isinstance(verdict, Challenge):
-        exchange = IncomingExchange(kid, partial_iv, gid, None, by_multicast)
+        exchange = incoming(kid, partial_iv, gid, None, by_multicast)
         return ChallengedRequest(verdict.repeat, context.group, gid, kid, request.number, exchange)
-    safe = state is SignatureState.VERIFIED and recipient.unbroken
-    exchange = IncomingExchange(kid, partial_iv, gid, request._nonce if safe else None, by_multicast)
+    safe = state is _VERIFIED and recipient.unbroken
+    exchange = incoming(kid, partial_iv, gid, request._nonce if safe else None, by_multicast)
     return _new(
         DeliveredRequest,
         (request._message, context.group, gid, kid, request.number, state, verdict, exchange),

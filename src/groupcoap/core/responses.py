@@ -30,10 +30,9 @@ def incoming_exchange(
 
     With `may_reuse_nonce` the caller vouches for what `admit` would have established: that the request was
     verified, is answered for the first time, and that the sender's window is unbroken. The right is granted only
-    if `sender` still is of the request's Gid."""
-    right = None
-    if may_reuse_nonce and sender.common.gid == ids.gid:
-        right = sender.common.nonce(ids.kid, ids.partial_iv)
+    if `sender` still is of the request's Gid. `MisuseError` if the ids cannot be a request's."""
+    nonce = sender.common.nonce(ids.kid, ids.partial_iv)
+    right = nonce if may_reuse_nonce and sender.common.gid == ids.gid else None
     return IncomingExchange(*ids, right, by_multicast)
 
 
@@ -68,12 +67,12 @@ def protect_response(
         nonce = (sender.nonce_base ^ number).to_bytes(common.aead.nonce_length, "big")
     prepared = profile.binder(common, ids.kid, ids.gid)(ids.partial_iv)
     gid = common.gid if renewed or include_gid else None
-    sealed = profile.seal(sender, prepared, nonce, partial_iv, gid, plaintext)
+    option, payload, aad, to_be_signed = profile.seal(sender, prepared, nonce, partial_iv, gid, plaintext)
     if trace is not None:
         external_aad = profile.external_aad(common, ids)
-        trace(Trace(plaintext, external_aad, sealed.aad, sealed.to_be_signed, nonce, sealed.option))
-    options = with_option(outer, coap.OBJECT_SECURITY, sealed.option)
-    return Message(message.type, code, message.message_id, message.token, options, sealed.payload)
+        trace(Trace(plaintext, external_aad, aad, to_be_signed, nonce, option))
+    options = with_option(outer, coap.OBJECT_SECURITY, option)
+    return Message(message.type, code, message.message_id, message.token, options, payload)
 
 
 def _needs_own_partial_iv(message: Message) -> bool:
@@ -146,8 +145,9 @@ class AuthenticResponse:
         response = self._response
         context = response.context
         kid = response.recipient.recipient_id
-        response._exchange.accept(kid, context.generation, response._number, notification=response._notification)
+        response._exchange.check(kid, context.generation, response._number, notification=response._notification)
         context.keep(response.recipient)
+        response._exchange.accept(kid, context.generation, response._number, notification=response._notification)
         return DeliveredResponse(
             response._message,
             context.group,
@@ -179,7 +179,8 @@ class DecryptedResponse(_Response):
         if key is None:
             raise Rejected(Reason.NO_PUBLIC_KEY, self.sender_id.hex())
         profile = self.context.common.profile
-        if not key.verify(*profile.countersigned(self._prepared, self._tail, self._payload)):
+        signature, message = profile.countersigned(self._prepared, self._tail, self._payload)
+        if not key.verify(signature, message):
             raise Rejected(Reason.SIGNATURE_FAILED, self.sender_id.hex())
         return AuthenticResponse(self)
 

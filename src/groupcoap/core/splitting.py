@@ -6,7 +6,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from ..errors import MisuseError, Reason, Rejected
 from . import coap
-from .coap import Message, Options
+from .coap import BYTE, KIND, Message, Options, decode_options, encode_options
 
 _DEFAULT_PORTS = {"coap": 5683, "coaps": 5684, "http": 80, "https": 443}
 _new = tuple.__new__  # a NamedTuple made this way costs a third; its own constructor does nothing else
@@ -52,8 +52,8 @@ def with_option(options: Options, number: int, value: bytes) -> Options:
 def encode_plaintext(code: int, inner: Options, payload: bytes) -> bytes:
     """Original code ‖ class E options ‖ (0xFF ‖ payload, if any) (§5.2)."""
     if payload:
-        return coap.BYTE[code] + coap.encode_options(inner) + b"\xff" + payload
-    return coap.BYTE[code] + coap.encode_options(inner)
+        return b"".join((BYTE[code], encode_options(inner), b"\xff", payload))
+    return BYTE[code] + encode_options(inner)
 
 
 def join_message(outer: Message, plaintext: bytes, class_u: frozenset[int], kept: frozenset[int]) -> Message:
@@ -65,13 +65,10 @@ def join_message(outer: Message, plaintext: bytes, class_u: frozenset[int], kept
         raise Rejected(Reason.MALFORMED, "empty plaintext")
     kind, outer_code, message_id, token, outer_options, _ = outer
     code = plaintext[0]
-    if coap.KIND[code] != coap.KIND[outer_code] or not coap.KIND[code]:
+    side = KIND[code]
+    if not side or side != KIND[outer_code]:
         raise Rejected(Reason.MALFORMED, f"inner code {coap.code_text(code)} in {coap.code_text(outer_code)}")
-    options, payload = coap.decode_options(plaintext, 1)
-    for number, _ in options:
-        if number in class_u:
-            options = tuple(option for option in options if option[0] not in class_u)
-            break
+    options, payload = decode_options(plaintext, 1, class_u)
     if len(outer_options) > 1:
         outside = [option for option in outer_options if option[0] in kept]
         if outside:
@@ -102,7 +99,7 @@ def _authority(scheme: str, authority: str) -> str:
     host, port = authority, ""
     if ":" in authority[authority.rfind("]") + 1 :]:
         host, _, port = authority.rpartition(":")
-    if port and (not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536):
+    if port and (not port.isascii() or not port.isdigit() or len(port) > 9 or not 0 < int(port) < 65536):
         raise MisuseError("Proxy-Uri with a port that is not one")
     if not host:
         raise MisuseError("Proxy-Uri without a host")

@@ -21,8 +21,9 @@ from . import coap
 from .coap import Message
 from .window import ReplayWindow
 
-MAX_CHALLENGES = 4
-"""Challenges of one sender that may be open at once; a further one takes the place of the oldest."""
+MAX_CHALLENGES = 32
+"""Challenges of one sender that may be open at once; a further one takes the place of the oldest. With the default
+times there are never more, so that every value stays valid until its own time ends."""
 
 Entropy = Callable[[int], bytes]
 """`os.urandom`, or a test's own."""
@@ -76,6 +77,10 @@ class Freshness(Enum):
     """An answer made after, and to, our own request."""
 
 
+_ORDERED = Freshness.ORDERED  # a member looked up in its Enum costs as much as a function call
+_UNSYNCHRONIZED = Freshness.UNSYNCHRONIZED
+
+
 class Challenge(NamedTuple):
     """A Repeat value that was sent: for which request, and until when an echo counts."""
 
@@ -124,16 +129,17 @@ class Synchronization:
     ) -> Freshness | Challenge:
         """What becomes of an authentic request: it is delivered with this freshness, or challenged. The second,
         atomic replay check is inside. `Rejected` if it is not delivered and nothing is to be sent."""
-        if message.options and message.options[-1][0] >= coap.REPEAT:
+        options = message.options
+        if options and options[-1][0] >= coap.REPEAT:
             repeat = message.option(coap.REPEAT)
             if repeat is not None:
                 return self._echo(window, number, repeat, message, now)
-        if policy.max_gap is not None and self._too_far(policy.max_gap, policy.method, window, number):
+        if policy.max_gap is not None and self.too_far(policy, window, number):
             self.synchronized = False
         if self.synchronized:
             if not window.accept(number):
                 raise Rejected(Reason.REPLAY)
-            return Freshness.ORDERED if number > self._first else Freshness.UNSYNCHRONIZED
+            return _ORDERED if number > self._first else _UNSYNCHRONIZED
         if policy.method is Method.CHALLENGE_RESPONSE:
             return self._challenge(policy, window, number, message, now, entropy)
         return self._first_request(policy.method, window, number)
@@ -150,8 +156,10 @@ class Synchronization:
         return Freshness.UNSYNCHRONIZED
 
     @staticmethod
-    def _too_far(max_gap: int, method: Method, window: ReplayWindow, number: int) -> bool:
-        return method is Method.CHALLENGE_RESPONSE and number - window.highest > max_gap
+    def too_far(policy: SynchronizationPolicy, window: ReplayWindow, number: int) -> bool:
+        """Whether the step to this number ends synchronization."""
+        gap = policy.max_gap
+        return gap is not None and policy.method is Method.CHALLENGE_RESPONSE and number - window.highest > gap
 
     def _pending(self, now: float) -> bool:
         return any(challenge.deadline >= now for challenge in self._challenges)

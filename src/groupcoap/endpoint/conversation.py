@@ -56,8 +56,9 @@ class Leg:
         endpoint.tokens.request(pipe)
 
     def repeat(self, **options: object) -> None:
-        """Send the request again, as a new one, with the same token and other options (Observe)."""
-        again = unsent(self.message, **options)
+        """Send the request again, as a new one, with the same token and other options (Observe). The Repeat value
+        of an echo has served its purpose: sent again, it would not be known any more."""
+        again = unsent(self.message, echo=None, **options)
         self._endpoint.messages.send_message(again, lambda: None)
 
     def close(self) -> None:

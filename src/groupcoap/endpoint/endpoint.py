@@ -38,7 +38,7 @@ class Endpoint:
             listener = Listener(endpoint, site)
             multicaster = Multicaster(endpoint, "room")
 
-    `source`: where groups come from. `state`: durable sequence numbers and windows, open as long as the endpoint is.
+    `source`: where groups come from. `state`: durable sequence numbers and windows, open while the endpoint is.
     `policy`: where this listener differs from its groups. `plain_site`: served, with the same socket, to plain CoAP
     and RFC 8613; None: such requests get 4.01. `leisure`: seconds within which answers to multicast leave.
     `observation_lifetime`: seconds until an observation that is not refreshed expires at this listener.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -68,9 +69,11 @@ class Groups:
         self._departed = departed
         self._configurations: dict[str, GroupConfiguration] = {}
         self._policies: dict[str, GroupPolicy] = {}
+        self.in_use: Callable[[SecurityContext], bool] = lambda context: False
+        """Whether a pending exchange needs this Security Context."""
         for configuration in source.groups():
-            for epoch in configuration.epochs:
-                self._install(configuration, epoch)
+            # Older epochs only verify answers to requests of this process, of which there are none yet.
+            self._install(configuration, configuration.current)
         self._unsubscribe = source.subscribe(self._on_event)
 
     def close(self) -> None:
@@ -135,8 +138,7 @@ class Groups:
     def _on_event(self, event: MembershipEvent) -> None:
         match event:
             case EpochInstalled(configuration):
-                self._install(configuration, configuration.current)
-                self._departed(configuration.name, configuration.current.departed)
+                self._renew(configuration)
             case MemberLeft(group, gid, endpoint_ids):
                 for context in self.registry.contexts(group):
                     if context.gid == gid:
@@ -151,6 +153,24 @@ class Groups:
         for context in self.registry.contexts(group):
             if context.gid == gid:
                 context.learn(endpoint_id, key)
+
+    def _renew(self, configuration: GroupConfiguration) -> None:
+        name, epoch, grace = configuration.name, configuration.current, configuration.policy.grace
+        own_id = epoch.own_id
+        self._state.add_key(name, epoch.gid, own_id)
+        self._install(configuration, epoch)
+        for older in self.registry.contexts(name)[:-1]:
+            older.depart(epoch.departed)
+        if grace:
+            previous = self.registry.contexts(name)[-2]
+            previous.accepts_requests = True  # late senders; their signatures are verified whatever the policy
+            asyncio.get_running_loop().call_later(grace, self._end_grace, previous)
+        self._departed(name, epoch.departed)
+        self.retire()
+
+    def _end_grace(self, context: SecurityContext) -> None:
+        context.accepts_requests = False
+        self.retire()
 
     def _install(self, configuration: GroupConfiguration, epoch: Epoch) -> None:
         context = self._context(configuration, epoch)
@@ -193,11 +213,11 @@ class Groups:
             synchronization = replace(synchronization, method=Method.BASELINE)
         return replace(policy, synchronization=synchronization)
 
-    def retire(self, in_use: Callable[[SecurityContext], bool]) -> None:
+    def retire(self) -> None:
         """Forget old contexts that take no requests and that no pending exchange needs."""
         for group in self.registry.groups:
             for context in self.registry.contexts(group)[:-1]:
-                if not context.accepts_requests and not in_use(context):
+                if not context.accepts_requests and not self.in_use(context):
                     self.registry.remove(context)
                     self._state.forget(group, context.gid)
 

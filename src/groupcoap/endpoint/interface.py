@@ -17,9 +17,11 @@ import aiocoap
 from aiocoap import interfaces
 
 from ..core import coap
+from ..core.contexts import SecurityContext
 from ..core.exchange import OutgoingExchange
-from ..core.option import decode_prefix
+from ..core.option import FLAG_KID, decode_prefix
 from ..core.policy import Verification
+from ..core.reassembly import Reassembler, parse_block
 from ..core.requests import (
     ChallengedRequest,
     DecryptedRequest,
@@ -105,9 +107,10 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
         self._groups = groups
         self._counters = counters
         self._deferred = deferred
-        self._leisure = leisure
+        self.leisure = leisure
         self._random = SystemRandom()
         self._loop = asyncio.get_running_loop()
+        groups.in_use = self._in_use
         self._lookups = CredentialLookups(groups.source, groups.learn)
         self._outgoing: dict[bytes, _Outgoing] = {}
         self._confirmable: RecentTable[tuple[object, int], tuple[bytes, GroupRemote]] = RecentTable(
@@ -115,6 +118,9 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
         )
         self._confirmed: RecentTable[tuple[object, int], _Confirmed] = RecentTable(
             MAX_REMEMBERED, EXCHANGE_LIFETIME
+        )
+        self._reassembler = Reassembler(
+            max((groups.policy(name).max_unfragmented_size for name in groups.names), default=0)
         )
         self._errors = RateLimit(rate=10, burst=20)
         self._challenges = RateLimit(rate=50, burst=100)
@@ -146,6 +152,9 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
         message = received[0]
         if message.type != coap.NON or not coap.is_request(message.code):
             raise Rejected(Reason.NOT_FOR_MULTICAST)
+        block = message.option(coap.BLOCK1)
+        if block is not None and parse_block(block)[:2] != (0, False):
+            raise Rejected(Reason.NOT_FOR_MULTICAST, "outer blocks are not put together")
         self._request(received)
 
     def _by_unicast(self, received: Received) -> None:
@@ -161,16 +170,36 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
                 return
         if not self._is_group_message(message):
             self._not_group(message, source)
-        elif coap.is_request(message.code):
-            self._request(received)
-        else:
+        elif coap.is_response(message.code):
             self._response(received)
+        elif message.option(coap.BLOCK1) is not None:
+            self._outer_block(received)
+        else:
+            self._request(received)
+
+    def _outer_block(self, received: Received) -> None:
+        """A proxy has cut the request into pieces; it is processed once all are there."""
+        message, datagram, source, _ = received
+        if message.type != coap.CON:
+            raise Rejected(Reason.MALFORMED, "an outer block that is not confirmable")
+        whole = self._reassembler.feed(source[:2], message, self._loop.time())
+        if isinstance(whole, coap.Message):
+            self._request((whole, datagram, source, None))
+            return
+        block = (coap.BLOCK1, message.option(coap.BLOCK1) or b"")
+        go_on = coap.Message(coap.ACK, coap.CONTINUE, message.message_id, message.token, (block,), b"")
+        self._transmit(coap.encode(go_on), source)
 
     def _is_group_message(self, message: coap.Message) -> bool:
         """Whether this is for the group layer. `Rejected` if it is malformed."""
         if all(number != coap.OBJECT_SECURITY for number, _ in message.options):
             return False
         prefix = decode_prefix(object_security(message))
+        if not message.payload:
+            raise Rejected(Reason.MALFORMED, "no ciphertext")
+        if coap.is_request(message.code) and (prefix[1] is None or not prefix[0] & FLAG_KID):
+            # no profile's request, nor RFC 8613's
+            raise Rejected(Reason.MALFORMED, "request without Partial IV or kid")
         registry = self._groups.registry
         if prefix[2] is not None and registry.knows(prefix[2]):
             return True
@@ -276,7 +305,7 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
 
     def _release_time(self, by_multicast: bool) -> float:
         """When answers may leave: within Leisure for multicast requests (RFC 7252 §8.2)."""
-        wait = self._random.uniform(0, self._leisure) if by_multicast and self._leisure else 0.0
+        wait = self._random.uniform(0, self.leisure) if by_multicast and self.leisure else 0.0
         return self._loop.time() + wait
 
     def _challenge(
@@ -467,10 +496,14 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
     def forget(self, token: bytes) -> None:
         """No more responses are awaited for this token."""
         self._outgoing.pop(token, None)
-        self._groups.retire(self.in_use)
+        self._groups.retire()
 
-    def in_use(self, context: object) -> bool:
-        """Whether a pending exchange needs this Security Context."""
+    @property
+    def awaits_answers(self) -> bool:
+        """Whether any request of ours still waits for answers."""
+        return bool(self._outgoing)
+
+    def _in_use(self, context: SecurityContext) -> bool:
         return any(exchange.context is context for entry in self._outgoing.values() for exchange in entry.exchanges)
 
     async def recognize_remote(self, remote: object) -> bool:
