@@ -115,5 +115,5 @@ async def answers(collection: Collection) -> list[Answer]:
 async def eventually(condition: Callable[[], bool]) -> None:
     """Until this holds, looked at after every turn of the event loop."""
     async with asyncio.timeout(TIMEOUT):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 — the conditions are of many kinds
             await asyncio.sleep(0.005)

@@ -121,7 +121,7 @@ async def test_observations_of_a_member_who_left_are_cancelled() -> None:
     world = World(listeners=1)
     source = world.source(world.lamp_ids[0])
     async with lamps(world, source=source) as opened, switch(world) as multicaster:
-        endpoint, light = opened[0]
+        endpoint, _ = opened[0]
         observation = multicaster.observe(get())
         await take(observation, 1)
         source.tell(MemberLeft("room", world.gid, frozenset(world.switch_ids)))

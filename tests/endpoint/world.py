@@ -111,10 +111,8 @@ class World:
         return Epoch(self.gid, self.secret, kid, key, self.members)
 
     def configuration(self, kid: bytes | None) -> GroupConfiguration:
-        if kid is None:
-            role = Role.PURE_LISTENER
-        else:
-            role = Role.MULTICASTER if kid in self.switch_ids else Role.LISTENER
+        speaking = Role.MULTICASTER if kid in self.switch_ids else Role.LISTENER
+        role = Role.PURE_LISTENER if kid is None else speaking
         return GroupConfiguration(
             self.name, MULTICAST_OSCORE_04, self.addresses, frozenset({role}), (self.epoch(kid),), self.policy
         )

@@ -48,12 +48,15 @@ class Reassembler:
         key = (source, message.code, options)
         assembly = self._assembly(key, number, now)
         start = number * size
-        if start == assembly.started_last and more:
+        if start == assembly.started_last and more and assembly.payload[start:] == message.payload:
             return Progress.CONTINUE  # a repetition: our answer was lost
-        if start != len(assembly.payload) or (more and len(message.payload) != size):
+        if number == 0 and assembly.payload:
+            assembly = self._begin(key, now)  # another block 0: a new attempt
+        length = len(message.payload)
+        if start != len(assembly.payload) or length > size or (more and length != size):
             del self._assemblies[key]
             raise Rejected(Reason.MALFORMED, f"outer block {number} does not follow")
-        if start + len(message.payload) > self._max_size:
+        if start + length > self._max_size:
             del self._assemblies[key]
             raise Rejected(Reason.TOO_LARGE)
         assembly.payload += message.payload
@@ -65,11 +68,15 @@ class Reassembler:
 
     def _assembly(self, key: tuple[object, ...], number: int, now: float) -> _Assembly:
         found = self._assemblies.get(key)
-        if found is not None and found.deadline >= now and (number or found.started_last <= 0):
+        if found is not None and found.deadline >= now:
             return found
-        self._assemblies.pop(key, None)
         if number != 0:
+            self._assemblies.pop(key, None)
             raise Rejected(Reason.MALFORMED, f"outer block {number} without those before it")
+        return self._begin(key, now)
+
+    def _begin(self, key: tuple[object, ...], now: float) -> _Assembly:
+        self._assemblies.pop(key, None)
         if len(self._assemblies) >= MAX_ASSEMBLIES:
             del self._assemblies[next(iter(self._assemblies))]
         assembly = self._assemblies[key] = _Assembly(now + LIFETIME)

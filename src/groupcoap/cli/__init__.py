@@ -1,0 +1,121 @@
+"""The command line: a table of commands, each imported only when it is used, and the one place where errors become
+a line on standard error and an exit code.
+
+A command is a `click.Command` with the name of its module. It ends by returning, by `ctx.exit(code)`, or by an error
+of `groupcoap.errors`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import click
+
+COMMANDS = {
+    "demo": "See it work: a switch dims a room of lamps, live.",
+    "keygen": "Make the identity of a device: its private key and credential.",
+    "provision": "Make the files of a static group, or add one to existing devices.",
+    "listen": "Be a small device (light, sensor) in its groups.",
+    "send": "Send a request to a group and show who answers.",
+    "decode": "Explain a datagram field by field, verify and decrypt it.",
+    "vectors": "Check this implementation against test vectors.",
+    "bench": "Measure the core and the collection of answers.",
+}
+"""Name, which is also the module's and the attribute's in it, and what `--help` says; in the order of a first visit."""
+
+EPILOG = "Exit codes: 0 done, 1 incomplete, 2 usage, 3 bad file, 4 state locked, 5 network."
+
+
+class _Commands(click.Group):
+    """A group of commands that are not imported before they are used, nor for the list of them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = f"{__name__}.{cmd_name}"
+        try:
+            command: click.Command = getattr(import_module(module), cmd_name)
+        except ModuleNotFoundError as error:
+            if error.name != module:
+                raise
+            raise click.UsageError(f"the command {cmd_name!r} is not part of this installation") from None
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+def _show_version(ctx: click.Context, _param: click.Parameter, asked: bool) -> None:
+    if asked and not ctx.resilient_parsing:
+        from .. import __version__
+
+        click.echo(f"groupcoap {__version__}")
+        ctx.exit()
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show it.")
+def program() -> None:
+    """Secure group communication for CoAP: one protected multicast request, many verified answers.
+
+    Start with `groupcoap demo`.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program with these arguments (default: the process's); returns its exit code. Whatever was wrong
+    stands on standard error, on one line."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = _run(given or ["--help"])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Nobody reads any more; what Python flushes at exit must not complain about it either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        result = program.main(arguments, prog_name="groupcoap", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.ClickException as error:
+        return _usage(error)
+    except (click.Abort, KeyboardInterrupt):
+        from .exits import Exit
+
+        return Exit.INTERRUPTED
+    except Exception as error:
+        # Imported here because `--help` must not wait for it.
+        from ..errors import GroupcoapError
+        from .exits import exit_code
+
+        if not isinstance(error, GroupcoapError):
+            raise
+        _complain(str(error))
+        return exit_code(error)
+
+
+def _usage(error: click.ClickException) -> int:
+    if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
+        click.echo(error.format_message())
+        return 0
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    hint = f" (see: {context.command_path} --help)" if context is not None else ""
+    _complain(error.format_message() + hint)
+    return error.exit_code
+
+
+def _complain(text: str) -> None:
+    from .text import printable
+
+    line = printable(" ".join(text.split()))
+    click.echo(f"groupcoap: {line}", err=True)

@@ -1,0 +1,35 @@
+"""What the program's exit code says: the one place where the numbers stand."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from ..errors import EnvironmentFault, FileFault, GroupcoapError, NetworkFault, StateLocked
+
+
+class Exit(IntEnum):
+    """Exit codes."""
+
+    DONE = 0
+    INCOMPLETE = 1
+    """It ran, but not all is as it should be: answers missing, vectors failed, a datagram refused."""
+    USAGE = 2
+    BAD_FILE = 3
+    STATE_LOCKED = 4
+    NETWORK = 5
+    INTERRUPTED = 130
+    """Ctrl-C, as shells number it."""
+
+
+_BY_ERROR: tuple[tuple[type[GroupcoapError], Exit], ...] = (
+    (StateLocked, Exit.STATE_LOCKED),
+    (FileFault, Exit.BAD_FILE),
+    (NetworkFault, Exit.NETWORK),
+    (EnvironmentFault, Exit.BAD_FILE),
+    (GroupcoapError, Exit.USAGE),
+)
+
+
+def exit_code(error: GroupcoapError) -> Exit:
+    """The exit code for an error that ends the program."""
+    return next(code for kind, code in _BY_ERROR if isinstance(error, kind))

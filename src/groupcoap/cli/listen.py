@@ -1,0 +1,290 @@
+"""`groupcoap listen`: a small device that serves a group."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiocoap
+import click
+from aiocoap import interfaces
+from aiocoap.pipe import Pipe
+
+from ..core.policy import Verification
+from ..core.requests import SignatureState
+from ..core.synchronization import Method, SynchronizationPolicy
+from ..devices import DEVICES
+from ..endpoint.deferred import SourceReport
+from ..endpoint.endpoint import Endpoint
+from ..endpoint.groups import ListenerPolicy
+from ..endpoint.listener import Listener
+from ..endpoint.network import Address, NetworkOptions
+from ..endpoint.remote import Provenance
+from ..errors import MisuseError
+from ..files.provisioned import MemberFiles, load_member
+from ..files.state import EndpointState
+from ..membership import GroupConfiguration, Role
+from .network import explained, network_options, resolve
+from .text import payload_text, plural, printable
+
+DEFAULT_LEISURE = 0.5
+"""Seconds. RFC 7252's 5 is for those who know nothing of their group's size; here a person is waiting."""
+
+MAX_PAYLOAD = 40
+"""Characters of a request's payload that its line shows."""
+
+_LISTENING = {Role.LISTENER, Role.PURE_LISTENER}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the command line says of a device, but for its files."""
+
+    device: str
+    network: NetworkOptions
+    policy: ListenerPolicy
+    leisure: float
+    verbose: bool
+    with_parent: bool
+
+
+class Lines:
+    """Lines on standard output. Sets `stop` once nobody reads them (`listen … | head -1`)."""
+
+    def __init__(self, stop: asyncio.Event) -> None:
+        self._stop = stop
+
+    def say(self, line: str) -> None:
+        """Print this line now."""
+        try:
+            print(line, flush=True)
+        except OSError:
+            self._stop.set()
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes there
+
+
+class DropLines(logging.Handler):
+    """Says why messages were dropped."""
+
+    def __init__(self, lines: Lines) -> None:
+        super().__init__(logging.DEBUG)
+        self._lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.say(printable(record.getMessage()))
+
+
+class Narrated(interfaces.Resource):  # type: ignore[misc]
+    """A site that says, with one line each, what was delivered to it."""
+
+    def __init__(self, site: interfaces.Resource, endpoint: Endpoint, lines: Lines) -> None:
+        super().__init__()
+        self._site = site
+        self._endpoint = endpoint
+        self._lines = lines
+
+    async def render_to_pipe(self, pipe: Pipe) -> None:
+        """aiocoap's entry point."""
+        self._lines.say(self._describe(pipe.request))
+        await self._site.render_to_pipe(pipe)
+
+    async def render(self, request: aiocoap.Message) -> aiocoap.Message:
+        """Not used: `render_to_pipe` takes everything."""
+        raise NotImplementedError
+
+    async def needs_blockwise_assembly(self, request: aiocoap.Message) -> bool:
+        """Not used: `render_to_pipe` takes everything."""
+        raise NotImplementedError
+
+    def _describe(self, request: aiocoap.Message) -> str:
+        origin: Provenance = request.remote.provenance
+        name = who(self._endpoint, origin.group, origin.endpoint_id)
+        if origin.signature is not SignatureState.VERIFIED:
+            name = f"some member, as {name}"
+        groups = len(self._endpoint.groups.names)
+        where = f" in {printable(origin.group)}" if groups > 1 else ""
+        return (
+            f"{what(request)} from {name}{where}: number {origin.sequence_number}, "
+            f"{origin.freshness.value}, signature {origin.signature.value}"
+        )
+
+
+def who(endpoint: Endpoint, group: str, endpoint_id: bytes) -> str:
+    """A member's name and Endpoint ID."""
+    member = endpoint.groups.member(group, endpoint_id)
+    shown = endpoint_id.hex() or "empty id"
+    return f"{printable(member.name)} ({shown})" if member is not None else shown
+
+
+def what(request: aiocoap.Message) -> str:
+    """A request's method, path and payload, in short."""
+    path = "/" + "/".join(request.opt.uri_path)
+    query = "?" + "&".join(request.opt.uri_query) if request.opt.uri_query else ""
+    parts = [str(request.code), printable(path + query)]
+    if request.payload:
+        parts.append(f'"{payload_text(request.payload, MAX_PAYLOAD)}"')
+    if request.opt.observe is not None:
+        parts.append("(observe)" if request.opt.observe == 0 else "(observe no more)")
+    if request.opt.block2 is not None:
+        parts.append(f"(block {request.opt.block2.block_number})")
+    return " ".join(parts)
+
+
+def listening_groups(member: MemberFiles) -> tuple[GroupConfiguration, ...]:
+    """The groups that this device listens in. `MisuseError` if there are none."""
+    groups = tuple(group for group in member.groups if group.roles & _LISTENING)
+    if not groups:
+        names = ", ".join(printable(group.name) for group in member.groups)
+        raise MisuseError(f"{printable(member.name)} is no listener in {names}; give the directory of one that is")
+    return groups
+
+
+async def serve(member: MemberFiles, settings: Settings) -> None:
+    """Serve the device's groups until SIGINT or SIGTERM. `EnvironmentFault`, `MisuseError` if that cannot be."""
+    stop = _stop_event(settings.with_parent)
+    lines = Lines(stop)
+    names = [group.name for group in listening_groups(member)]
+
+    def report(late: SourceReport) -> None:
+        name = who(endpoint, late.group, late.endpoint_id)
+        result = "signature verified" if late.verified else "ALARM: it was another member who made it"
+        lines.say(f"number {late.sequence_number} from {name}, checked later: {result}")
+
+    with EndpointState.open(member.state) as state, explained(settings.network):
+        endpoint = Endpoint(
+            member.membership,
+            state,
+            settings.network,
+            policy=settings.policy,
+            leisure=settings.leisure,
+            report=report,
+        )
+        async with endpoint:
+            listener = Listener(endpoint, Narrated(DEVICES[settings.device](), endpoint, lines), names)
+            drops = logging.getLogger("groupcoap.drops")
+            if settings.verbose:
+                drops.setLevel(logging.DEBUG)
+                drops.addHandler(DropLines(lines))
+            lines.say(_ready(endpoint, member, names, settings))
+            await stop.wait()
+            listener.close()
+    if settings.verbose:
+        lines.say(_totals(endpoint))
+
+
+def _stop_event(with_parent: bool) -> asyncio.Event:
+    """Set by SIGINT and SIGTERM; `with_parent`: also when standard input ends, as it does with who holds it."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+
+    def read() -> None:
+        if not os.read(sys.stdin.fileno(), 4096):
+            loop.remove_reader(sys.stdin.fileno())
+            stop.set()
+
+    if with_parent:
+        loop.add_reader(sys.stdin.fileno(), read)
+    return stop
+
+
+def _ready(endpoint: Endpoint, member: MemberFiles, names: list[str], settings: Settings) -> str:
+    addresses = endpoint.addresses(names)
+    at = ", ".join(f"{_host(str(a.host))}:{a.port}" for a in addresses)
+    pure = all(endpoint.groups.current(name).sender is None for name in names)
+    if pure:
+        answers = "never answers (pure listener)"
+    else:
+        versions = sorted({address.host.version for address in addresses})
+        own = [endpoint.network.local_address(version) for version in versions]
+        answers = "answers from " + ", ".join(f"{_host(str(a[0]))}:{a[1]}" for a in own)
+    return (
+        f"{printable(member.name)} listens at {at} on {endpoint.network.interface}, {answers}, as {settings.device}"
+    )
+
+
+def _host(text: str) -> str:
+    return f"[{text}]" if ":" in text else text
+
+
+def _totals(endpoint: Endpoint) -> str:
+    counters = endpoint.counters
+    parts = [f"{plural(counters.delivered_requests, 'request')} delivered"]
+    if counters.challenges_sent:
+        parts.append(f"{plural(counters.challenges_sent, 'challenge')} sent")
+    rejected = sorted(counters.rejected.items(), key=lambda item: -item[1])
+    dropped = ", ".join(f"{count} × {reason.value}" for reason, count in rejected)
+    return f"{', '.join(parts)}; dropped: {dropped or 'nothing'}"
+
+
+@click.command()
+@click.argument("member", type=click.Path(path_type=Path))
+@click.option(
+    "--as", "device", type=click.Choice(list(DEVICES)), default="light", show_default=True, help="What it is."
+)
+@network_options
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    metavar="N",
+    help="Own UDP port to answer from, 0 for any free one.  [default: the group's]",
+)
+@click.option(
+    "--leisure",
+    type=click.FloatRange(0, 600),
+    default=DEFAULT_LEISURE,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time within which answers to multicast are spread.",
+)
+@click.option(
+    "--sync",
+    type=click.Choice([method.value for method in Method]),
+    help="Synchronization.  [default: the group's]",
+)
+@click.option(
+    "--verification",
+    type=click.Choice([choice.value for choice in Verification]),
+    help="Of signatures. Whatever is not verified may be any member's.  [default: the group's]",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Say what was dropped and why, and the totals at the end.")
+@click.option("--with-parent", is_flag=True, hidden=True, help="Stop when standard input is closed.")
+def listen(
+    member: Path,
+    device: str,
+    interface: str | None,
+    bind: Address | None,
+    hop_limit: int,
+    port: int | None,
+    leisure: float,
+    sync: str | None,
+    verification: str | None,
+    verbose: bool,
+    with_parent: bool,
+) -> None:
+    """Be a small device: a light (/light) or a sensor (/temperature, /log) in the groups of MEMBER, which is a
+    device's directory or one group file in it. Runs until Ctrl-C.
+
+    Several devices on one machine: `--interface lo`, and each with another address,
+    `--bind 127.0.0.2`, `--bind 127.0.0.3`, …
+    """
+    files = load_member(member)
+    own_port = listening_groups(files)[0].addresses[0].port if port is None else port
+    settings = Settings(
+        device,
+        resolve(interface, bind, hop_limit, port=own_port or None),
+        ListenerPolicy(
+            None if sync is None else SynchronizationPolicy(Method(sync)),
+            None if verification is None else Verification(verification),
+        ),
+        leisure,
+        verbose,
+        with_parent,
+    )
+    asyncio.run(serve(files, settings))

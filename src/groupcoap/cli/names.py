@@ -1,0 +1,15 @@
+"""The algorithms by the names that people type."""
+
+from __future__ import annotations
+
+from ..cose.algorithms import AEAD_ALGORITHMS, AeadAlgorithm
+from ..cose.keys import SIGNATURE_ALGORITHMS, SignatureAlgorithm
+
+SIGNATURES: dict[str, SignatureAlgorithm] = {
+    "eddsa": SIGNATURE_ALGORITHMS[-8],
+    "es256": SIGNATURE_ALGORITHMS[-7],
+}
+
+AEADS: dict[str, AeadAlgorithm] = {
+    algorithm.name: algorithm for _, algorithm in sorted(AEAD_ALGORITHMS.items())
+}

@@ -1,0 +1,231 @@
+"""`groupcoap provision`: the files of a static group."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..core.policy import GroupPolicy, Verification
+from ..core.synchronization import Method, SynchronizationPolicy
+from ..cose.algorithms import DEFAULT_AEAD, Kdf
+from ..errors import MisuseError
+from ..files.group import parse_address
+from ..files.identity import load_identity
+from ..files.provisioning import DevicePlan, GroupPlan, ProvisionedDevice, ProvisionedGroup
+from ..files.provisioning import provision as make_files
+from ..membership import GroupAddress, Role
+from .names import AEADS, SIGNATURES
+
+ROLES: dict[str, frozenset[Role]] = {
+    "multicaster": frozenset({Role.MULTICASTER}),
+    "listener": frozenset({Role.LISTENER}),
+    "both": frozenset({Role.MULTICASTER, Role.LISTENER}),
+    "pure-listener": frozenset({Role.PURE_LISTENER}),
+}
+_MAX_DEVICES = 10_000
+_COUNT = click.IntRange(0, _MAX_DEVICES)
+
+
+class _Address(click.ParamType):
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> GroupAddress:
+        try:
+            return value if isinstance(value, GroupAddress) else parse_address(value)
+        except MisuseError as error:
+            self.fail(str(error), param, ctx)
+
+
+class _WithRole(click.ParamType):
+    """`SOMETHING=ROLE`, as (something, role)."""
+
+    name = "name=role"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        what, equals, role = value.rpartition("=")
+        if not equals or not what or role not in ROLES:
+            self.fail(f"{value!r} is not of the form {param and param.metavar}; roles: {', '.join(ROLES)}", param, ctx)
+        return what, role
+
+
+def _device_options(command: Callable[..., None]) -> Callable[..., None]:
+    with_role = _WithRole()
+    for option in (
+        click.option("--join", multiple=True, type=with_role, metavar="NAME=ROLE", help="A device that is in DIR."),
+        click.option(
+            "--identity",
+            multiple=True,
+            type=with_role,
+            metavar="FILE=ROLE",
+            help="A device with an identity made by keygen; FILE is copied into its directory, and the others' files "
+            "get its public part alone.",
+        ),
+        click.option("--device", multiple=True, type=with_role, metavar="NAME=ROLE", help="A device of any name."),
+        click.option("--pure-listeners", type=_COUNT, metavar="N", help="Pure listeners (they never answer) panel-1, …"),
+        click.option("--lamps", type=_COUNT, metavar="N", help="Listeners lamp-1, lamp-2, …"),
+        click.option("--switches", type=_COUNT, metavar="N", help="Multicasters switch-1, switch-2, …"),
+    ):
+        command = option(command)
+    return command
+
+
+def _group_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.option(
+            "--verification",
+            type=click.Choice([choice.value for choice in Verification]),
+            default="always",
+            show_default=True,
+            help="Of requests' signatures. Anything but always lets every member speak as any other.",
+        ),
+        click.option(
+            "--signature", type=click.Choice(list(SIGNATURES)), default="eddsa", show_default=True, help="Of members."
+        ),
+        click.option(
+            "--kdf",
+            type=click.Choice([choice.value for choice in Kdf]),
+            default="sha256",
+            show_default=True,
+            help="Hash of HKDF.",
+        ),
+        click.option(
+            "--aead",
+            type=click.Choice(list(AEADS), case_sensitive=False),
+            default=DEFAULT_AEAD.name,
+            show_default=True,
+            metavar="NAME",
+            help="Encryption.",
+        ),
+        click.option(
+            "--sync",
+            type=click.Choice([method.value for method in Method]),
+            default="challenge-response",
+            show_default=True,
+            help="How listeners come to know which requests are new.",
+        ),
+        click.option(
+            "--address",
+            "addresses",
+            multiple=True,
+            type=_Address(),
+            default=("224.0.1.187",),
+            show_default=True,
+            metavar="ADDRESS",
+            help="Multicast address, IPv4 or IPv6, [ff05::fd]:5683 with a port. Repeat it for several.",
+        ),
+        click.option("--group", "name", default="room", show_default=True, metavar="NAME", help="What it is called."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@_group_options
+@_device_options
+def provision(
+    directory: Path,
+    name: str,
+    addresses: tuple[GroupAddress, ...],
+    sync: str,
+    aead: str,
+    kdf: str,
+    signature: str,
+    verification: str,
+    switches: int | None,
+    lamps: int | None,
+    pure_listeners: int | None,
+    device: tuple[tuple[str, str], ...],
+    identity: tuple[tuple[str, str], ...],
+    join: tuple[tuple[str, str], ...],
+) -> None:
+    """Make the files of a static group: in DIR, which must be empty or not exist, one directory per device, to be
+    carried to that device. All of them are made, or none.
+
+    Without any device named: one switch and three lamps. ROLE is multicaster, listener, both or pure-listener.
+
+    \b
+    A group of your own:
+      groupcoap provision home --group room --switches 1 --lamps 3
+    A second group of the same devices:
+      groupcoap provision home --group all --address 224.0.1.188 \\
+          --join switch-1=multicaster --join lamp-1=listener
+    """
+    counts = _counts(switches, lamps, pure_listeners, device, identity, join)
+    devices = [
+        *(DevicePlan(f"{kind}-{n}", ROLES[role]) for kind, role, count in counts for n in range(1, count + 1)),
+        *(DevicePlan(name, ROLES[role]) for name, role in device),
+        *(_with_identity(Path(path), role) for path, role in identity),
+        *(DevicePlan(name, ROLES[role], existing=True) for name, role in join),
+    ]
+    plan = GroupPlan(
+        name,
+        tuple(dict.fromkeys(addresses)),
+        GroupPolicy(SynchronizationPolicy(Method(sync)), Verification(verification)),
+        AEADS[aead],
+        Kdf(kdf),
+        SIGNATURES[signature],
+    )
+    _show(directory, make_files(directory, plan, devices))
+
+
+def _counts(
+    switches: int | None, lamps: int | None, pure_listeners: int | None, *named: tuple[Any, ...]
+) -> tuple[tuple[str, str, int], ...]:
+    if switches is lamps is pure_listeners is None and not any(named):
+        switches, lamps = 1, 3
+    return (
+        ("switch", "multicaster", switches or 0),
+        ("lamp", "listener", lamps or 0),
+        ("panel", "pure-listener", pure_listeners or 0),
+    )
+
+
+def _with_identity(path: Path, role: str) -> DevicePlan:
+    if ROLES[role] == {Role.PURE_LISTENER}:
+        raise MisuseError("a pure listener needs no identity: name it with --device NAME=pure-listener")
+    identity = load_identity(path)
+    return DevicePlan(identity.name, ROLES[role], identity)
+
+
+def _show(directory: Path, made: ProvisionedGroup) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    table = Table("device", "role", "Endpoint ID", "files", title_justify="left")
+    for device in made.devices:
+        endpoint_id = "–" if device.endpoint_id is None else device.endpoint_id.hex()
+        files = f"{device.directory}" + ("  (group added)" if device.existing else "")
+        table.add_row(Text(device.name), _roles(device), endpoint_id, Text(files))
+    addresses = ", ".join(str(address) for address in made.plan.addresses)
+    plan = made.plan
+    console.print(Text(f"group {plan.name}, Gid {made.gid.hex()}, at {addresses}"))
+    console.print(Text(f"{plan.aead.name}, HKDF-{plan.kdf.value.upper()}, {plan.signature.name}"))
+    console.print(table)
+    console.print("These files hold secret keys: keep them readable by yourself alone.")
+    _suggest(console, directory, made)
+
+
+def _roles(device: ProvisionedDevice) -> str:
+    return ", ".join(role.value for role in Role if role in device.roles)
+
+
+def _suggest(console: Console, directory: Path, made: ProvisionedGroup) -> None:
+    listener = next(d for d in made.devices if d.roles & {Role.LISTENER, Role.PURE_LISTENER})
+    sender = next(d for d in made.devices if Role.MULTICASTER in d.roles)
+    group = "" if not any(d.existing for d in made.devices) else f"/{made.plan.name}.group.json"
+    uri = f"coap://{made.plan.addresses[0]}/light"
+    commands = (
+        f"groupcoap listen {shlex.quote(f'{listener.directory}{group}')} --interface lo",
+        f"groupcoap send get {shlex.quote(uri)} --member {shlex.quote(f'{sender.directory}{group}')} --interface lo",
+    )
+    console.print("\nTry next, in two terminals on this machine (elsewhere name your network's interface):")
+    for command in commands:
+        console.print(Text(f"  {command}", style="bold"))

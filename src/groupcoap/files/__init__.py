@@ -1,0 +1,5 @@
+"""What an endpoint keeps in files: its identity, its groups, and its run-time state.
+
+documents ◄─ identity ◄─ group ◄─ provisioned      versioned JSON documents, replaced as a whole
+journal   ◄─ state                                 an append-only journal under an exclusive lock
+"""

@@ -1,0 +1,299 @@
+"""A group as one endpoint knows it, in a file: algorithms, addresses, policy, and its epochs with their members.
+
+The file holds Master Secrets. The endpoint's private key is not in it but in the identity file that it names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from pathlib import Path
+
+from ..core.contexts import CommonContext
+from ..core.policy import GroupPolicy, Verification, profile_by_name
+from ..core.profile import Profile
+from ..core.synchronization import Method, SynchronizationPolicy
+from ..cose.algorithms import AeadAlgorithm, Kdf, aead_algorithm, kdf_by_name
+from ..cose.keys import SignatureAlgorithm, signature_algorithm
+from ..errors import MisuseError
+from ..membership import COAP_PORT, Epoch, GroupAddress, GroupConfiguration, Member, Role
+from ..secret import Secret
+from .documents import DocumentKind, Field, Json, read_document, write_document
+from .identity import IDENTITY_FILE, DeviceIdentity, credential_json, load_identity, read_credential
+
+GROUP_SUFFIX = ".group.json"
+"""What the name of every group file ends in."""
+
+MIN_GID = 9
+"""Bytes of a Gid at least: a Group Prefix of 8 and a Group Epoch of 1 (multicast-oscore-04 §8)."""
+
+MIN_MASTER_SECRET = 16
+"""Bytes of a Master Secret at least: as many as the shortest key derived from it."""
+
+KIND = DocumentKind("groupcoap-group", 1)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupFile:
+    """A group file that has been read: the group, and the identity that it names (None: a pure listener's)."""
+
+    path: Path
+    configuration: GroupConfiguration
+    identity: DeviceIdentity | None
+
+
+def parse_address(text: str) -> GroupAddress:
+    """A multicast address as `224.0.1.187`, `224.0.1.187:5683`, `ff05::fd`, `[ff05::fd]` or `[ff05::fd]:5683`.
+    `MisuseError` if it is not one."""
+    host, port = text, ""
+    if text.startswith("["):
+        host, bracket, port = text[1:].partition("]")
+        if not bracket or (port and not port.startswith(":")):
+            raise MisuseError(f"{text!r} is not an address; write [ff05::fd] or [ff05::fd]:5683")
+        port = port[1:] if port else ""
+        if text.endswith(":"):
+            raise MisuseError(f"{text!r} has no port behind the colon")
+    elif text.count(":") == 1:
+        host, _, port = text.partition(":")
+        if not port:
+            raise MisuseError(f"{text!r} has no port behind the colon")
+    if port and not (port.isascii() and port.isdigit() and len(port) <= 5):
+        raise MisuseError(f"{port!r} is not a UDP port")
+    return GroupAddress(_host(host, text), int(port) if port else COAP_PORT)
+
+
+def _host(host: str, text: str) -> IPv4Address | IPv6Address:
+    try:
+        if ":" not in host:
+            return IPv4Address(host)
+        address = IPv6Address(host)
+    except AddressValueError:
+        raise MisuseError(f"{text!r} is not an IPv4 or IPv6 address") from None
+    if address.scope_id is not None:
+        raise MisuseError(f"{text!r} names an interface; leave it out, endpoints choose their own")
+    return address
+
+
+def load_group(path: Path) -> GroupConfiguration:
+    """The group in this file, with the private key from the identity file it names. `FileFault` if any of it
+    cannot be used."""
+    return read_group(path).configuration
+
+
+def read_group(path: Path) -> GroupFile:
+    """As `load_group`, with the identity."""
+    document = read_document(path, KIND)
+    members = document.members(
+        ("name", "profile", "aead", "kdf", "signature", "roles", "addresses", "policy", "epochs"), ("identity",)
+    )
+    roles = _roles(members["roles"])
+    identity = None if roles == {Role.PURE_LISTENER} else _identity(path, members.get("identity"))
+    algorithms = _algorithms(members)
+    if identity is not None and identity.signature != algorithms.signature:
+        members["signature"].fault(f"the identity has a key for {identity.signature.name} instead")
+    epochs = tuple(_epoch(entry, algorithms, identity) for entry in members["epochs"].items(at_least=1))
+    if len({epoch.gid for epoch in epochs}) != len(epochs):
+        members["epochs"].fault("two epochs have the same Gid")
+    with document.refusing():
+        configuration = GroupConfiguration(
+            name=members["name"].text(),
+            profile=algorithms.profile,
+            addresses=_addresses(members["addresses"]),
+            roles=roles,
+            epochs=epochs,
+            policy=_policy(members["policy"]),
+            aead=algorithms.aead,
+            kdf=algorithms.kdf,
+            signature=algorithms.signature,
+        )
+    return GroupFile(path, configuration, identity)
+
+
+def save_group(
+    path: Path, configuration: GroupConfiguration, *, identity: str = IDENTITY_FILE, overwrite: bool = False
+) -> None:
+    """Write a group file of mode 0600; `identity` is the identity file's path as seen from it. `FileFault` if it
+    exists (without `overwrite`) or cannot be written."""
+    pure = configuration.roles == {Role.PURE_LISTENER}
+    body: Json = {
+        "name": configuration.name,
+        **({} if pure else {"identity": identity}),
+        "profile": configuration.profile.name,
+        "aead": configuration.aead.number,
+        "kdf": configuration.kdf.value,
+        "signature": configuration.signature.number,
+        "roles": _roles_json(configuration.roles),
+        "addresses": [str(address) for address in configuration.addresses],
+        "policy": _policy_json(configuration.policy),
+        "epochs": [_epoch_json(epoch) for epoch in configuration.epochs],
+    }
+    write_document(path, KIND, body, replace=overwrite)
+
+
+@dataclass(frozen=True, slots=True)
+class _Algorithms:
+    """What an epoch's ids and keys have to fit."""
+
+    profile: Profile
+    aead: AeadAlgorithm
+    kdf: Kdf
+    signature: SignatureAlgorithm
+
+    def common(self, gid: bytes, master_secret: Secret) -> CommonContext:
+        return CommonContext(
+            profile=self.profile,
+            aead=self.aead,
+            kdf=self.kdf,
+            signature=self.signature,
+            master_secret=master_secret,
+            gid=gid,
+        )
+
+
+def _algorithms(members: dict[str, Field]) -> _Algorithms:
+    with members["profile"].refusing():
+        profile = profile_by_name(members["profile"].text())
+    with members["aead"].refusing():
+        aead = aead_algorithm(members["aead"].integer())
+    with members["kdf"].refusing():
+        kdf = kdf_by_name(members["kdf"].text())
+    with members["signature"].refusing():
+        signature = signature_algorithm(members["signature"].integer())
+    return _Algorithms(profile, aead, kdf, signature)
+
+
+def _identity(path: Path, entry: Field | None) -> DeviceIdentity:
+    name = IDENTITY_FILE if entry is None else entry.text()
+    if entry is not None and Path(name).is_absolute():
+        entry.fault("must be a path relative to this file")
+    return load_identity(path.parent / name)
+
+
+def _roles(entry: Field) -> frozenset[Role]:
+    return frozenset(item.choice(Role) for item in entry.items(at_least=1))
+
+
+def _roles_json(roles: frozenset[Role]) -> list[str]:
+    return [role.value for role in Role if role in roles]
+
+
+def _addresses(entry: Field) -> tuple[GroupAddress, ...]:
+    addresses = []
+    for item in entry.items(at_least=1):
+        with item.refusing():
+            addresses.append(parse_address(item.text()))
+    if len(set(addresses)) != len(addresses):
+        entry.fault("the same address stands here twice")
+    return tuple(addresses)
+
+
+def _policy(entry: Field) -> GroupPolicy:
+    members = entry.members(("synchronization", "verification", "grace", "max_unfragmented_size"))
+    synchronization = _synchronization(members["synchronization"])
+    with entry.refusing():
+        return GroupPolicy(
+            synchronization=synchronization,
+            verification=members["verification"].choice(Verification),
+            grace=members["grace"].seconds(),
+            max_unfragmented_size=members["max_unfragmented_size"].integer(),
+        )
+
+
+def _synchronization(entry: Field) -> SynchronizationPolicy:
+    members = entry.members(("method", "challenge_lifetime", "rechallenge_after", "repeat_length"), ("max_gap",))
+    with entry.refusing():
+        return SynchronizationPolicy(
+            method=members["method"].choice(Method),
+            challenge_lifetime=members["challenge_lifetime"].seconds(),
+            rechallenge_after=members["rechallenge_after"].seconds(),
+            repeat_length=members["repeat_length"].integer(),
+            max_gap=members["max_gap"].integer() if "max_gap" in members else None,
+        )
+
+
+def _policy_json(policy: GroupPolicy) -> Json:
+    synchronization = policy.synchronization
+    gap = {} if synchronization.max_gap is None else {"max_gap": synchronization.max_gap}
+    return {
+        "synchronization": {
+            "method": synchronization.method.value,
+            "challenge_lifetime": synchronization.challenge_lifetime,
+            "rechallenge_after": synchronization.rechallenge_after,
+            "repeat_length": synchronization.repeat_length,
+            **gap,
+        },
+        "verification": policy.verification.value,
+        "grace": policy.grace,
+        "max_unfragmented_size": policy.max_unfragmented_size,
+    }
+
+
+def _epoch(entry: Field, algorithms: _Algorithms, identity: DeviceIdentity | None) -> Epoch:
+    fields = entry.members(("gid", "master_secret", "own_id", "members", "departed"))
+    gid = fields["gid"].hex(MIN_GID)
+    secret = Secret(fields["master_secret"].hex(MIN_MASTER_SECRET, 255))
+    with fields["gid"].refusing():
+        common = algorithms.common(gid, secret)
+    own_id = None if fields["own_id"].value is None else _endpoint_id(fields["own_id"], common)
+    if (own_id is None) != (identity is None):
+        fields["own_id"].fault("must be null for a pure listener, and for nobody else")
+    members = _members(fields["members"], common)
+    departed = frozenset(_endpoint_id(item, common) for item in fields["departed"].items())
+    ids = {member.endpoint_id for member in members} | ({own_id} if own_id is not None else set())
+    if ids & departed:
+        fields["departed"].fault("names an Endpoint ID that is a member's")
+    for item, member in zip(fields["members"].items(), members, strict=True):
+        if identity is not None and member.endpoint_id == own_id:
+            _check_own(item, member, identity, algorithms.signature)
+    private_key = None if identity is None else identity.private_key
+    return Epoch(gid, secret, own_id, private_key, members, departed)
+
+
+def _check_own(entry: Field, member: Member, identity: DeviceIdentity, algorithm: SignatureAlgorithm) -> None:
+    if member.credential.public_key(algorithm).data != identity.private_key.public_key.data:
+        entry.fault("has this endpoint's own Endpoint ID but another public key than its identity file")
+
+
+def _members(entry: Field, common: CommonContext) -> tuple[Member, ...]:
+    members: dict[bytes, Member] = {}
+    for item in entry.items():
+        member = _member(item, common)
+        if member.endpoint_id in members:
+            item.fault(f"Endpoint ID {member.endpoint_id.hex()!r} stands here twice")
+        members[member.endpoint_id] = member
+    return tuple(members.values())
+
+
+def _member(entry: Field, common: CommonContext) -> Member:
+    fields = entry.members(("id", "name", "roles", "credential"))
+    roles = _roles(fields["roles"])
+    if Role.PURE_LISTENER in roles:
+        fields["roles"].fault("a pure listener has no Endpoint ID, so it is not listed")
+    credential = read_credential(fields["credential"], common.signature)
+    return Member(_endpoint_id(fields["id"], common), fields["name"].text(), roles, credential)
+
+
+def _endpoint_id(entry: Field, common: CommonContext) -> bytes:
+    endpoint_id = entry.hex()
+    with entry.refusing():
+        common.check_id(endpoint_id)
+    return endpoint_id
+
+
+def _epoch_json(epoch: Epoch) -> Json:
+    return {
+        "gid": epoch.gid.hex(),
+        "master_secret": epoch.master_secret.reveal().hex(),
+        "own_id": None if epoch.own_id is None else epoch.own_id.hex(),
+        "members": [_member_json(member) for member in epoch.members],
+        "departed": sorted(endpoint_id.hex() for endpoint_id in epoch.departed),
+    }
+
+
+def _member_json(member: Member) -> Json:
+    return {
+        "id": member.endpoint_id.hex(),
+        "name": member.name,
+        "roles": _roles_json(member.roles),
+        "credential": credential_json(member.credential),
+    }

@@ -1,0 +1,306 @@
+"""Making the files of a static group: one directory per device, all of them or none.
+
+    DIR/switch-1/identity.json        private key of the device
+    DIR/switch-1/room.group.json      the group as this device knows it
+    DIR/switch-1/state.journal        nothing sent, nothing seen
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..core.contexts import CommonContext
+from ..core.multicast_oscore_04 import MULTICAST_OSCORE_04
+from ..core.policy import GroupPolicy
+from ..core.profile import Profile
+from ..cose.algorithms import DEFAULT_AEAD, AeadAlgorithm, Kdf
+from ..cose.credentials import Credential
+from ..cose.keys import DEFAULT_SIGNATURE, SignatureAlgorithm
+from ..errors import FileFault, MisuseError
+from ..membership import Epoch, GroupAddress, GroupConfiguration, Member, Role
+from ..secret import Secret
+from .atomic import describe, sync_directory
+from .group import GROUP_SUFFIX, save_group
+from .identity import IDENTITY_FILE, DeviceIdentity, generate_identity, load_identity, save_identity
+from .provisioned import STATE_FILE, state_keys
+from .state import EndpointState
+
+PREFIX_LENGTH = 8
+EPOCH_LENGTH = 4
+MASTER_SECRET_LENGTH = 32
+_PURE = frozenset({Role.PURE_LISTENER})
+
+
+@dataclass(frozen=True, slots=True)
+class GroupPlan:
+    """A group to be made. Its Gid and Master Secret are chosen at random when it is."""
+
+    name: str
+    addresses: tuple[GroupAddress, ...]
+    policy: GroupPolicy = field(default_factory=GroupPolicy)
+    aead: AeadAlgorithm = DEFAULT_AEAD
+    kdf: Kdf = Kdf.HKDF_SHA_256
+    signature: SignatureAlgorithm = DEFAULT_SIGNATURE
+    profile: Profile = MULTICAST_OSCORE_04
+
+    def __post_init__(self) -> None:
+        check_file_name("group", self.name)
+        if not self.addresses:
+            raise MisuseError("a group has at least one multicast address")
+
+
+@dataclass(frozen=True, slots=True)
+class DevicePlan:
+    """A device that is to be a member. `name` is that of its directory.
+
+    `existing`: the directory is there and gets the group in addition. Otherwise it is made, with `identity`, or
+    with a new one if that is None; a pure listener needs none."""
+
+    name: str
+    roles: frozenset[Role]
+    identity: DeviceIdentity | None = None
+    existing: bool = False
+
+    def __post_init__(self) -> None:
+        check_file_name("device", self.name)
+        if not self.roles or (Role.PURE_LISTENER in self.roles and self.roles != _PURE):
+            raise MisuseError(f"{self.name}: a device has roles, and a pure listener no other")
+
+
+@dataclass(frozen=True, slots=True)
+class ProvisionedDevice:
+    """A member of the group that was made. `endpoint_id` is None for a pure listener."""
+
+    name: str
+    roles: frozenset[Role]
+    endpoint_id: bytes | None
+    directory: Path
+    existing: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ProvisionedGroup:
+    """The group that was made."""
+
+    plan: GroupPlan
+    gid: bytes
+    devices: tuple[ProvisionedDevice, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Device:
+    """A device with all that its files need."""
+
+    plan: DevicePlan
+    identity: DeviceIdentity | None
+    configuration: GroupConfiguration
+
+
+def check_file_name(kind: str, name: str) -> None:
+    """`MisuseError` if a group or device of this name could not have a file or directory of that name."""
+    if not name or len(name.encode("utf-8", "replace")) > 100 or not name.isprintable():
+        raise MisuseError(f"a {kind}'s name has 1 to 100 printable characters, unlike {name!r}")
+    if "/" in name or name.startswith((".", "-")) or name != name.strip():
+        raise MisuseError(f"{name!r} cannot be a {kind}'s name, for files are named after it")
+
+
+def provision(directory: Path, plan: GroupPlan, devices: Sequence[DevicePlan]) -> ProvisionedGroup:
+    """Make a group: the directories of its new devices in `directory`, and a group file in those of existing ones.
+
+    `directory` must be empty or missing, unless devices exist in it. Whatever goes wrong, nothing is left behind.
+    `MisuseError` if the plan is impossible, `FileFault` if files are in the way, missing or cannot be written,
+    `StateLocked` if an existing device is running."""
+    _check_devices(devices)
+    _check_directory(directory, devices)
+    gid = os.urandom(PREFIX_LENGTH) + bytes(EPOCH_LENGTH)
+    made = _configure(directory, plan, devices, gid)
+    try:
+        with ExitStack() as undo:
+            _write(directory, plan, made, undo)
+            undo.pop_all()
+    except OSError as error:
+        raise FileFault(directory, f"cannot be provisioned ({describe(error)}); nothing was made") from None
+    return ProvisionedGroup(
+        plan,
+        gid,
+        tuple(
+            ProvisionedDevice(
+                device.plan.name,
+                device.plan.roles,
+                device.configuration.current.own_id,
+                directory / device.plan.name,
+                device.plan.existing,
+            )
+            for device in made
+        ),
+    )
+
+
+def _check_devices(devices: Sequence[DevicePlan]) -> None:
+    names = [device.name for device in devices]
+    for name in names:
+        if names.count(name) > 1:
+            raise MisuseError(f"two devices are called {name!r}; give one of them another name")
+    roles = frozenset[Role]().union(*(device.roles for device in devices))
+    if Role.MULTICASTER not in roles:
+        raise MisuseError("nobody in this group could send a request; add a multicaster")
+    if not roles & {Role.LISTENER, Role.PURE_LISTENER}:
+        raise MisuseError("nobody in this group would listen; add a listener")
+
+
+def _check_directory(directory: Path, devices: Sequence[DevicePlan]) -> None:
+    try:
+        present = set(os.listdir(directory)) if os.path.lexists(directory) else set()
+    except (OSError, ValueError) as error:
+        raise FileFault(directory, f"cannot be used ({describe(error)}); choose another directory") from None
+    if present and not any(device.existing for device in devices):
+        raise FileFault(directory, "is not empty; choose another one, or let devices that are there --join")
+    for device in devices:
+        if device.existing and device.name not in present:
+            raise FileFault(directory / device.name, "does not exist; only a device that is there can join")
+        if not device.existing and device.name in present:
+            raise FileFault(directory / device.name, "exists already; let it join, or choose another name")
+
+
+def _configure(directory: Path, plan: GroupPlan, devices: Sequence[DevicePlan], gid: bytes) -> list[_Device]:
+    secret = Secret(os.urandom(MASTER_SECRET_LENGTH))
+    identities = [_identity(directory, plan, device) for device in devices]
+    ids = _endpoint_ids(plan, identities, gid, secret)
+    members = tuple(
+        Member(endpoint_id, device.name, device.roles, identity.credential)
+        for device, identity, endpoint_id in zip(devices, identities, ids, strict=True)
+        if identity is not None and endpoint_id is not None
+    )
+    _refuse_shared_keys(plan.signature, members)
+    made = []
+    for device, identity, endpoint_id in zip(devices, identities, ids, strict=True):
+        key = None if identity is None else identity.private_key
+        epoch = Epoch(gid, secret, endpoint_id, key, members)
+        made.append(_Device(device, identity, _configuration(plan, device.roles, epoch)))
+    return made
+
+
+def _configuration(plan: GroupPlan, roles: frozenset[Role], epoch: Epoch) -> GroupConfiguration:
+    return GroupConfiguration(
+        name=plan.name,
+        profile=plan.profile,
+        addresses=plan.addresses,
+        roles=roles,
+        epochs=(epoch,),
+        policy=plan.policy,
+        aead=plan.aead,
+        kdf=plan.kdf,
+        signature=plan.signature,
+    )
+
+
+def _identity(directory: Path, plan: GroupPlan, device: DevicePlan) -> DeviceIdentity | None:
+    if device.roles == _PURE:
+        return None
+    if device.existing:
+        identity = load_identity(directory / device.name / IDENTITY_FILE)
+    else:
+        identity = device.identity or generate_identity(device.name, plan.signature)
+    if identity.signature != plan.signature:
+        raise MisuseError(
+            f"{device.name} has a key for {identity.signature.name}, the group uses {plan.signature.name}; "
+            "choose the signature algorithm accordingly"
+        )
+    return identity
+
+
+def _refuse_shared_keys(algorithm: SignatureAlgorithm, members: Sequence[Member]) -> None:
+    """Two members with one key could answer in each other's name."""
+    seen: dict[bytes, str] = {}
+    for member in members:
+        key = _public_key(member.credential, algorithm)
+        if key in seen:
+            raise MisuseError(f"{seen[key]} and {member.name} have the same key; make one of them its own")
+        seen[key] = member.name
+
+
+def _public_key(credential: Credential, algorithm: SignatureAlgorithm) -> bytes:
+    return credential.public_key(algorithm).data
+
+
+def _endpoint_ids(
+    plan: GroupPlan, identities: Sequence[DeviceIdentity | None], gid: bytes, secret: Secret
+) -> list[bytes | None]:
+    """Endpoint IDs as short as they can be, all of one length, for those who have an identity."""
+    count = sum(identity is not None for identity in identities)
+    length = 1 if count <= 0x100 else 2 if count <= 0x10000 else 3
+    common = CommonContext(
+        profile=plan.profile,
+        aead=plan.aead,
+        kdf=plan.kdf,
+        signature=plan.signature,
+        master_secret=secret,
+        gid=gid,
+    )
+    common.check_id(bytes(length))
+    numbers = iter(range(count))
+    return [None if identity is None else next(numbers).to_bytes(length, "big") for identity in identities]
+
+
+def _write(directory: Path, plan: GroupPlan, made: Sequence[_Device], undo: ExitStack) -> None:
+    """Everything that could fail happens before the first new directory gets its name."""
+    _make_directory(directory, undo)
+    staging = directory / f".provisioning-{os.urandom(6).hex()}"
+    os.mkdir(staging)
+    undo.callback(shutil.rmtree, staging, ignore_errors=True)
+    for device in made:
+        if not device.plan.existing:
+            _write_new(staging / device.plan.name, plan.name, device)
+    for device in made:
+        if device.plan.existing:
+            _add_to(directory / device.plan.name, plan.name, device, undo)
+    for device in made:
+        if not device.plan.existing:
+            target = directory / device.plan.name
+            os.rename(staging / device.plan.name, target)
+            undo.callback(shutil.rmtree, target, ignore_errors=True)
+    os.rmdir(staging)
+    sync_directory(directory)
+
+
+def _make_directory(directory: Path, undo: ExitStack) -> None:
+    with suppress(FileExistsError):
+        os.mkdir(directory)
+        undo.callback(_remove_empty, directory)
+
+
+def _remove_empty(directory: Path) -> None:
+    with suppress(OSError):
+        os.rmdir(directory)
+
+
+def _write_new(directory: Path, group: str, device: _Device) -> None:
+    os.mkdir(directory)
+    if device.identity is not None:
+        save_identity(directory / IDENTITY_FILE, device.identity)
+    save_group(directory / f"{group}{GROUP_SUFFIX}", device.configuration)
+    EndpointState.create(directory / STATE_FILE, state_keys(device.configuration))
+
+
+def _add_to(directory: Path, group: str, device: _Device, undo: ExitStack) -> None:
+    """The state first: state without a group does no harm, a group without state would not start."""
+    with EndpointState.open(directory / STATE_FILE) as state:
+        keys = state_keys(device.configuration)
+        if any(key.group == group for key in state.keys):
+            raise FileFault(directory, f"is in a group {group!r} already; choose another name for the new one")
+        for key in keys:
+            state.add_key(key.group, key.gid, key.own_id)
+        undo.callback(_take_back, directory, device.configuration)
+    path = directory / f"{group}{GROUP_SUFFIX}"
+    save_group(path, device.configuration)
+    undo.callback(path.unlink, missing_ok=True)
+
+
+def _take_back(directory: Path, configuration: GroupConfiguration) -> None:
+    with EndpointState.open(directory / STATE_FILE) as state:
+        state.forget(configuration.name, configuration.current.gid)

@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from groupcoap.core import contexts
+from groupcoap.core.contexts import (
+    CommonContext,
+    SecurityContext,
+    SenderContext,
+    construct_nonce,
+)
+from groupcoap.core.multicast_oscore_04 import MULTICAST_OSCORE_04
+from groupcoap.core.option import partial_iv_bytes
+from groupcoap.core.sequence import SequenceNumbers
+from groupcoap.core.window import ReplayWindow
+from groupcoap.cose.algorithms import AEAD_ALGORITHMS, DEFAULT_AEAD, Kdf
+from groupcoap.cose.keys import DEFAULT_SIGNATURE
+from groupcoap.errors import MisuseError, Reason
+from groupcoap.secret import Secret
+from support import (
+    BEST_EFFORT,
+    GID,
+    IDS,
+    LISTENER,
+    MULTICASTER,
+    OTHER_LISTENER,
+    common_context,
+    decrypt,
+    deliver,
+    make_node,
+    private_key,
+    protect,
+    refused,
+    security_context,
+    snapshot,
+    take_in,
+)
+
+numbers = st.integers(0, (1 << 40) - 1)
+short_ids = st.binary(max_size=7)
+
+
+@given(short_ids, numbers, short_ids, numbers)
+def test_different_ids_or_numbers_have_different_nonces(a: bytes, n: int, b: bytes, m: int) -> None:
+    common = common_context()
+    same = common.nonce(a, partial_iv_bytes(n)) == common.nonce(b, partial_iv_bytes(m))
+    assert same == ((a, n) == (b, m))
+
+
+@pytest.mark.parametrize("aead", AEAD_ALGORITHMS)
+@given(data=st.data(), number=numbers)
+def test_a_nonce_is_its_base_and_the_number(aead: int, data: st.DataObject, number: int) -> None:
+    common = common_context(aead=aead)
+    kid = data.draw(st.binary(max_size=common.aead.max_id_length))
+    nonce = common.nonce(kid, partial_iv_bytes(number))
+    assert len(nonce) == common.aead.nonce_length
+    assert nonce == (common.nonce_base(kid) ^ number).to_bytes(common.aead.nonce_length, "big")
+
+
+def test_a_nonce_is_laid_out_as_written() -> None:
+    assert construct_nonce(bytes(13), b"\xaa\xbb", b"\x01\x02") == bytes.fromhex(
+        "02" + "0000000000aabb" + "0000000102"
+    )
+    assert construct_nonce(b"\xff" * 7, b"\x01", b"\x01") == bytes.fromhex("fe" + "fe" + "fffffffffe")
+
+
+@pytest.mark.parametrize(("endpoint_id", "partial_iv"), [(bytes(8), b"\0"), (b"\x01", b""), (b"\x01", bytes(6))])
+def test_what_does_not_fit_a_nonce_is_refused(endpoint_id: bytes, partial_iv: bytes) -> None:
+    with pytest.raises(MisuseError):
+        construct_nonce(bytes(13), endpoint_id, partial_iv)
+
+
+@pytest.mark.parametrize("aead", AEAD_ALGORITHMS)
+def test_an_endpoint_id_has_at_most_the_nonce_length_less_six(aead: int) -> None:
+    common = common_context(aead=aead)
+    longest = common.aead.nonce_length - 6
+    common.check_id(bytes(longest))
+    with pytest.raises(MisuseError):
+        common.check_id(bytes(longest + 1))
+    with pytest.raises(MisuseError):
+        SenderContext(common, bytes(longest + 1), private_key(b"x"), SequenceNumbers())
+
+
+def common_with(gid: bytes = GID, master_secret: bytes = b"m") -> CommonContext:
+    return CommonContext(
+        profile=MULTICAST_OSCORE_04,
+        aead=DEFAULT_AEAD,
+        kdf=Kdf.HKDF_SHA_256,
+        signature=DEFAULT_SIGNATURE,
+        master_secret=Secret(master_secret),
+        gid=gid,
+    )
+
+
+def test_a_context_that_could_not_be_encoded_is_refused() -> None:
+    longest = 255 - 1 - 5 - 1 - 64
+    common = common_with(bytes(longest))
+    common.check_id(b"")
+    with pytest.raises(MisuseError):
+        common.check_id(b"\x01")
+    common_with(bytes(longest - 7)).check_id(bytes(7))
+    for gid in (b"", bytes(longest + 1)):
+        with pytest.raises(MisuseError):
+            common_with(gid)
+
+
+def test_an_empty_master_secret_is_refused() -> None:
+    with pytest.raises(MisuseError):
+        common_with(master_secret=b"")
+
+
+def test_a_renewal_makes_all_new_keys() -> None:
+    one, two = (
+        common_context(gid=b"\x01"),
+        common_context(gid=b"\x02", master_secret=common_context(gid=b"\x01").master_secret.reveal()),
+    )
+    assert one.common_iv != two.common_iv
+    keys = [common.profile.derive_key(common, kid).reveal() for common in (one, two) for kid in (*IDS, b"")]
+    assert len(set(keys)) == len(keys)
+
+
+def test_a_sender_context_belongs_to_its_common_context() -> None:
+    sender = security_context(MULTICASTER).sender
+    with pytest.raises(MisuseError):
+        SecurityContext("lights", common_context(), sender, {})
+
+
+def test_a_recipient_is_made_but_not_kept_until_its_message_has_passed() -> None:
+    context = security_context(LISTENER)
+    recipient = context.recipient(MULTICASTER)
+    assert list(context.recipients) == []
+    assert context.keep(recipient) is recipient
+    assert list(context.recipients) == [recipient]
+    assert context.recipient(MULTICASTER) is recipient
+
+
+def test_of_two_first_messages_under_way_the_first_kept_recipient_counts() -> None:
+    context = security_context(LISTENER)
+    first, second = context.recipient(MULTICASTER), context.recipient(MULTICASTER)
+    assert first is not second
+    assert context.keep(first) is context.keep(second) is first
+
+
+def test_two_first_messages_with_one_number_are_delivered_once() -> None:
+    sender, listener = make_node(MULTICASTER), make_node(LISTENER)
+    message = protect(sender).message
+    ahead, behind = (decrypt(listener, message).check_signature() for _ in range(2))
+    take_in(ahead)
+    with refused(Reason.REPLAY):
+        take_in(behind)
+
+
+@pytest.mark.parametrize(
+    ("kid", "reason"),
+    [(LISTENER, Reason.OWN_MESSAGE), (bytes(8), Reason.UNKNOWN_SENDER), (OTHER_LISTENER, Reason.UNKNOWN_SENDER)],
+    ids=["own", "too long", "departed"],
+)
+def test_a_kid_that_cannot_be_a_sender_here_is_rejected(kid: bytes, reason: Reason) -> None:
+    context = security_context(LISTENER)
+    context.depart([OTHER_LISTENER])
+    with refused(reason):
+        context.recipient(kid)
+
+
+def test_a_pure_listener_has_no_own_id_to_reflect() -> None:
+    assert security_context(None).recipient(LISTENER).recipient_id == LISTENER
+
+
+def test_who_left_loses_context_and_key_and_stays_out() -> None:
+    context = security_context(LISTENER)
+    context.keep(context.recipient(MULTICASTER))
+    context.depart([MULTICASTER])
+    assert list(context.recipients) == []
+    assert not context.knows(MULTICASTER)
+    assert MULTICASTER not in set(context.members)
+    context.learn(MULTICASTER, private_key(MULTICASTER).public_key)
+    with refused(Reason.UNKNOWN_SENDER):
+        context.recipient(MULTICASTER)
+
+
+@pytest.mark.parametrize("seen_before", [True, False])
+def test_a_message_under_way_when_its_sender_leaves_is_rejected(seen_before: bool) -> None:
+    sender, listener = make_node(MULTICASTER), make_node(LISTENER)
+    if seen_before:
+        deliver(listener, protect(sender).message)
+    under_way = decrypt(listener, protect(sender).message).check_signature()
+    listener.context.depart([MULTICASTER])
+    before = snapshot(listener)
+    with refused(Reason.UNKNOWN_SENDER):
+        take_in(under_way)
+    assert snapshot(listener) == before
+
+
+def test_a_learned_key_reaches_new_and_existing_recipients() -> None:
+    context = security_context(LISTENER, ids=())
+    existing = context.keep(context.recipient(MULTICASTER))
+    assert existing.public_key is None
+    assert not context.knows(MULTICASTER)
+    for kid in (MULTICASTER, OTHER_LISTENER):
+        context.learn(kid, private_key(kid).public_key)
+    assert existing.public_key is not None
+    assert existing.public_key.data == private_key(MULTICASTER).public_key.data
+    made = context.recipient(OTHER_LISTENER).public_key
+    assert made is not None
+    assert made.data == private_key(OTHER_LISTENER).public_key.data
+    assert set(context.members) == {MULTICASTER, OTHER_LISTENER}
+
+
+def test_when_recipients_become_too_many_one_goes_and_no_window_counts_as_unbroken_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(contexts, "MAX_RECIPIENTS", 2)
+    context = security_context(LISTENER)
+    kids = [b"\x01", b"\x02", b"\x03"]
+    kept = [context.keep(context.recipient(kid)) for kid in kids]
+    assert [r.recipient_id for r in context.recipients] == kids[1:]
+    assert not context.intact
+    again = context.recipient(kids[0])
+    assert again is not kept[0]
+    assert not again.unbroken
+    assert kept[1].unbroken
+
+
+def test_a_lost_state_makes_every_recipient_broken() -> None:
+    assert not security_context(LISTENER, intact=False).recipient(MULTICASTER).unbroken
+    assert security_context(LISTENER).recipient(MULTICASTER).unbroken
+
+
+@pytest.mark.parametrize("unbroken", [True, False])
+def test_a_restored_sender_is_synchronized_and_its_window_holds(unbroken: bool) -> None:
+    sender, listener = make_node(MULTICASTER, first=40), make_node(LISTENER)
+    window = ReplayWindow()
+    window.start_at(40)
+    listener.context.restore(MULTICASTER, window, unbroken=unbroken)
+    with refused(Reason.REPLAY):
+        decrypt(listener, protect(sender).message)
+    recipient = decrypt(listener, protect(sender).message, policy=BEST_EFFORT).recipient
+    assert recipient.sync.synchronized
+    assert recipient.unbroken is unbroken
+
+
+def test_texts_of_contexts_name_them_and_hide_their_secrets() -> None:
+    context = security_context(LISTENER)
+    recipient = context.recipient(MULTICASTER)
+    assert context.sender is not None
+    texts = [repr(x) for x in (context, context.common, context.sender, recipient)]
+    secrets = [context.common.master_secret, context.sender.key, recipient.key, context.sender.private_key.secret]
+    for text in texts:
+        assert GID.hex() in text
+        for secret in secrets:
+            assert secret.reveal().hex() not in text
+            assert repr(secret.reveal())[2:-1] not in text
+    assert "lights" in texts[0]
+    assert "52" in texts[2]
+    assert "highest=-1" in texts[3]

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from groupcoap.core.exchange import IncomingExchange, OutgoingExchange
+from groupcoap.core.profile import RequestIds
+from groupcoap.errors import Reason, Rejected
+from support import GID, LISTENER, MULTICASTER, OTHER_LISTENER, refused, security_context
+
+IDS = RequestIds(MULTICASTER, b"\x05", GID)
+
+
+def incoming(right: bytes | None) -> IncomingExchange:
+    return IncomingExchange(*IDS, right, by_multicast=True)
+
+
+def outgoing(*, observe: bool) -> OutgoingExchange:
+    return OutgoingExchange(security_context(MULTICASTER), IDS, (b"", b""), bytes(13), observe=observe)
+
+
+def test_the_nonce_of_a_request_is_given_once() -> None:
+    exchange = incoming(b"nonce")
+    assert exchange.ids == IDS
+    assert [exchange.take_request_nonce() for _ in range(3)] == [b"nonce", None, None]
+
+
+def test_without_the_right_to_it_there_is_no_nonce() -> None:
+    assert incoming(None).take_request_nonce() is None
+
+
+def test_of_two_threads_that_ask_at_once_one_gets_nothing() -> None:
+    class TakenMeanwhile(list[bytes]):
+        """Empty, although it did not look so: the other thread was faster."""
+
+        def __bool__(self) -> bool:
+            return True
+
+    exchange = incoming(b"nonce")
+    exchange._right = TakenMeanwhile()
+    assert exchange.take_request_nonce() is None
+
+
+def test_each_listener_answers_once() -> None:
+    exchange = outgoing(observe=False)
+    exchange.accept(LISTENER, 0, None, notification=False)
+    exchange.accept(OTHER_LISTENER, 0, 7, notification=False)
+    for kid, number in [(LISTENER, None), (LISTENER, 8), (OTHER_LISTENER, None), (OTHER_LISTENER, 8)]:
+        with refused(Reason.REPLAY):
+            exchange.accept(kid, 1, number, notification=False)
+
+
+def test_looking_at_a_response_does_not_accept_it() -> None:
+    exchange = outgoing(observe=False)
+    exchange.check(LISTENER, 0, 1, notification=False)
+    exchange.accept(LISTENER, 0, 1, notification=False)
+
+
+def test_a_notification_needs_an_observation() -> None:
+    with refused(Reason.NOT_OBSERVED):
+        outgoing(observe=False).accept(LISTENER, 0, 1, notification=True)
+
+
+@pytest.mark.parametrize("notification", [True, False], ids=["with Observe", "Observe stripped by a proxy"])
+def test_notifications_must_rise_with_or_without_the_outer_observe(notification: bool) -> None:
+    exchange = outgoing(observe=True)
+    exchange.accept(LISTENER, 0, 5, notification=True)
+    for number in (5, 4, 0):
+        with refused(Reason.NOTIFICATION_ORDER):
+            exchange.accept(LISTENER, 0, number, notification=notification)
+    exchange.accept(LISTENER, 0, 6, notification=notification)
+
+
+def test_under_a_newer_gid_numbers_start_again_and_the_older_gid_is_over() -> None:
+    exchange = outgoing(observe=True)
+    exchange.accept(LISTENER, 0, 500, notification=True)
+    exchange.accept(LISTENER, 1, 0, notification=True)
+    with refused(Reason.NOTIFICATION_ORDER):
+        exchange.accept(LISTENER, 0, 501, notification=True)
+    exchange.accept(LISTENER, 1, 1, notification=True)
+
+
+def test_a_first_answer_with_the_nonce_of_the_request_comes_before_all_notifications() -> None:
+    exchange = outgoing(observe=True)
+    exchange.accept(LISTENER, 0, None, notification=False)
+    with refused(Reason.REPLAY):
+        exchange.accept(LISTENER, 0, None, notification=False)
+    exchange.accept(LISTENER, 0, 0, notification=True)
+    with refused(Reason.REPLAY):
+        exchange.accept(LISTENER, 0, None, notification=False)
+
+
+def test_listeners_count_for_themselves() -> None:
+    exchange = outgoing(observe=True)
+    exchange.accept(LISTENER, 0, 9, notification=True)
+    exchange.accept(OTHER_LISTENER, 0, 1, notification=True)
+    with refused(Reason.NOTIFICATION_ORDER):
+        exchange.accept(OTHER_LISTENER, 0, 1, notification=True)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 4)), max_size=20))
+def test_accepted_notifications_are_strictly_ordered(arrivals: list[tuple[int, int]]) -> None:
+    exchange = outgoing(observe=True)
+    accepted: list[tuple[int, int]] = []
+    for generation, number in arrivals:
+        newest = max(accepted, default=(-1, -1))
+        try:
+            exchange.accept(LISTENER, generation, number, notification=True)
+        except Rejected as rejection:
+            assert rejection.reason is Reason.NOTIFICATION_ORDER
+            assert (generation, number) <= newest
+        else:
+            assert (generation, number) > newest
+            accepted.append((generation, number))

@@ -1,0 +1,142 @@
+"""The one rule that must never break: no key sees a nonce twice, whatever happened before (multicast-oscore-04 §7)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from unittest.mock import patch
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from groupcoap.core import coap, contexts
+from groupcoap.core.coap import Message
+from groupcoap.core.exchange import IncomingExchange
+from groupcoap.core.registry import Registry
+from groupcoap.core.requests import Trace, admit, protect_request
+from groupcoap.core.responses import protect_response
+from groupcoap.core.synchronization import Entropy
+from groupcoap.errors import MisuseError, Rejected
+from support import (
+    BEST_EFFORT,
+    CHALLENGE,
+    GID,
+    LISTENER,
+    MULTICASTER,
+    Node,
+    common_context,
+    counting_entropy,
+    decrypt,
+    install,
+    make_node,
+    request,
+    response,
+    security_context,
+)
+
+OWN_IDS = (MULTICASTER, LISTENER)
+OBSERVE = (coap.OBSERVE, b"")
+REPEAT = (coap.REPEAT, bytes(8))
+
+
+@dataclass
+class History:
+    """Two members that both ask and answer; every message ever sent may arrive again at any time."""
+
+    nodes: list[Node] = field(default_factory=lambda: [make_node(kid) for kid in OWN_IDS])
+    epochs: list[int] = field(default_factory=lambda: [0, 0])
+    sent: list[Message] = field(default_factory=list)
+    exchanges: list[tuple[int, IncomingExchange]] = field(default_factory=list)
+    used: list[tuple[bytes, bytes]] = field(default_factory=list)
+    entropy: Entropy = field(default_factory=counting_entropy)
+
+
+def send(history: History, who: int, choice: int) -> None:
+    node = history.nodes[who]
+    message = request(coap.GET, *([OBSERVE] if choice % 2 else []))
+    key = node.sender.key.reveal()
+    protected = protect_request(
+        node.context, node.sender, message, lambda trace: history.used.append((key, trace.nonce))
+    )
+    history.sent.append(protected.message)
+
+
+def arrive(history: History, who: int, choice: int) -> None:
+    if not history.sent:
+        return
+    message = history.sent[choice % len(history.sent)]
+    policy = CHALLENGE if choice % 5 == 0 else BEST_EFFORT
+    try:
+        decrypted = decrypt(history.nodes[who], message, policy=policy)
+        if choice % 7 == 0 and not decrypted.signature_needed(policy):
+            outcome = admit(decrypted.waive_signature(policy, deferred=False), policy, 0.0, history.entropy)
+        else:
+            outcome = admit(decrypted.check_signature(), policy, 0.0, history.entropy)
+    except Rejected:
+        return
+    history.exchanges.append((who, outcome.exchange))
+
+
+def reply(history: History, who: int, choice: int) -> None:
+    mine = [exchange for owner, exchange in history.exchanges if owner == who]
+    if not mine:
+        return
+    options = ((), (), (), (OBSERVE,), (REPEAT,))[choice % 5]
+    sender = history.nodes[who].sender
+    key = sender.key.reveal()
+
+    def collect(trace: Trace) -> None:
+        history.used.append((key, trace.nonce))
+
+    try:
+        protect_response(
+            sender,
+            mine[choice % len(mine)],
+            response(coap.CONTENT, *options, payload=bytes((choice % 3,))),
+            fresh=choice % 11 == 0,
+            include_gid=choice % 3 == 0,
+            trace=collect,
+        )
+    except MisuseError as error:
+        raise AssertionError("a response that can be asked for was refused") from error
+
+
+def renewed(history: History, who: int, choice: int) -> None:
+    history.epochs[who] += 1
+    install(history.nodes[who], context_at(history, who))
+
+
+def context_at(history: History, who: int, *, first: int = 0, intact: bool = True) -> contexts.SecurityContext:
+    gid = GID[:-1] + bytes((history.epochs[who],))
+    return security_context(OWN_IDS[who], common_context(gid=gid), first=first, intact=intact)
+
+
+def restart(history: History, who: int, choice: int) -> None:
+    """The process dies: sequence numbers were durable, replay windows and exchanges were not."""
+    first = history.nodes[who].sender.numbers.take() + 1
+    history.nodes[who] = Node(Registry(), [])
+    install(history.nodes[who], context_at(history, who, first=first, intact=False))
+    history.exchanges = [(owner, exchange) for owner, exchange in history.exchanges if owner != who]
+
+
+def evict(history: History, who: int, choice: int) -> None:
+    """So many others send that a Recipient Context has to go."""
+    context = history.nodes[who].context
+    with patch.object(contexts, "MAX_RECIPIENTS", 1):
+        for kid in (b"\x7e", b"\x7f"):
+            context.keep(context.recipient(kid))
+
+
+ACTIONS = (send, send, arrive, arrive, arrive, reply, reply, reply, renewed, restart, evict)
+steps = st.tuples(st.sampled_from(ACTIONS), st.integers(0, 1), st.integers(0, 1000))
+
+
+@settings(max_examples=300)
+@given(st.lists(steps, max_size=40))
+def test_no_key_sees_a_nonce_twice_in_any_history(
+    history_steps: list[tuple[object, int, int]],
+) -> None:
+    history = History()
+    for action, who, choice in history_steps:
+        assert callable(action)
+        action(history, who, choice)
+    assert len(set(history.used)) == len(history.used)

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from groupcoap.core.multicast_oscore_04 import MULTICAST_OSCORE_04
+from groupcoap.core.policy import GroupPolicy, Verification, profile_by_name
+from groupcoap.core.synchronization import Method
+from groupcoap.errors import MisuseError
+
+
+def test_the_profile_is_found_by_its_name() -> None:
+    assert profile_by_name("multicast-oscore-04") is MULTICAST_OSCORE_04
+
+
+@pytest.mark.parametrize("name", ["", "group-oscore", None, []])
+def test_an_unknown_profile_is_refused(name: Any) -> None:
+    with pytest.raises(MisuseError, match="multicast-oscore-04"):
+        profile_by_name(name)
+
+
+def test_the_defaults_are_the_safe_ones() -> None:
+    policy = GroupPolicy()
+    assert policy.verification is Verification.ALWAYS
+    assert policy.synchronization.method is Method.CHALLENGE_RESPONSE
+    assert policy.grace == 0
+    assert policy.max_unfragmented_size == 4096
+
+
+@pytest.mark.parametrize("values", [{"grace": -0.1}, {"max_unfragmented_size": 63}])
+def test_a_value_out_of_range_is_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(MisuseError):
+        GroupPolicy(**values)

@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import pytest
+
+from groupcoap.core import coap
+from groupcoap.core.contexts import SecurityContext
+from groupcoap.core.registry import Registry
+from groupcoap.errors import MisuseError, Reason
+from support import (
+    ADDRESS,
+    BEST_EFFORT,
+    GID,
+    LISTENER,
+    MULTICASTER,
+    NEXT_GID,
+    OTHER_ADDRESS,
+    OTHER_LISTENER,
+    Node,
+    common_context,
+    decrypt,
+    deliver,
+    install,
+    make_node,
+    protect,
+    receive,
+    refused,
+    renew,
+    request,
+    security_context,
+    snapshot,
+    take_in,
+)
+
+
+def context_of(group: str, gid: bytes = GID, own_id: bytes = LISTENER) -> SecurityContext:
+    """A context whose keys are the group's own, also where two groups have one Gid."""
+    return security_context(own_id, common_context(gid=gid, master_secret=group.encode() + gid), group=group)
+
+
+def two_groups_with_one_gid(own_id: bytes) -> Node:
+    node = Node(Registry(), [])
+    install(node, context_of("lights", own_id=own_id), ADDRESS)
+    install(node, context_of("doors", own_id=own_id), OTHER_ADDRESS)
+    return node
+
+
+@pytest.mark.parametrize("own_group", [True, False], ids=["same group", "another group"])
+def test_a_second_context_with_the_same_gid_and_address_is_refused_and_leaves_no_trace(own_group: bool) -> None:
+    registry = Registry()
+    first = context_of("lights")
+    registry.install(first, [ADDRESS])
+    with pytest.raises(MisuseError):
+        registry.install(context_of("lights" if own_group else "doors"), [OTHER_ADDRESS, ADDRESS])
+    assert first.current
+    assert first.accepts_requests
+    assert registry.groups == ("lights",)
+    assert registry.find(GID, ADDRESS) == (first,)
+    with refused(Reason.UNKNOWN_GROUP):
+        registry.find(GID, OTHER_ADDRESS)
+
+
+def test_a_group_does_not_get_a_gid_twice_even_at_another_address() -> None:
+    registry = Registry()
+    registry.install(context_of("lights"), [ADDRESS])
+    with pytest.raises(MisuseError):
+        registry.install(context_of("lights"), [OTHER_ADDRESS])
+
+
+def test_gid_and_destination_together_pick_the_context() -> None:
+    registry = two_groups_with_one_gid(LISTENER).registry
+    assert [c.group for c in registry.find(GID, ADDRESS)] == ["lights"]
+    assert [c.group for c in registry.find(GID, OTHER_ADDRESS)] == ["doors"]
+    for gid, destination in [(GID, b"other"), (NEXT_GID, ADDRESS), (NEXT_GID, None)]:
+        with refused(Reason.UNKNOWN_GROUP):
+            registry.find(gid, destination)
+
+
+def test_by_unicast_the_gid_alone_picks_all_that_have_it() -> None:
+    registry = two_groups_with_one_gid(LISTENER).registry
+    assert {c.group for c in registry.find(GID, None)} == {"lights", "doors"}
+    assert registry.knows(GID)
+    assert not registry.knows(NEXT_GID)
+
+
+@pytest.mark.parametrize("group", [0, 1])
+def test_a_unicast_request_finds_its_group_among_those_with_its_gid(group: int) -> None:
+    sender, listener = two_groups_with_one_gid(MULTICASTER), two_groups_with_one_gid(LISTENER)
+    own = Node(sender.registry, [sender.contexts[group]])
+    outcome = deliver(listener, protect(own).message, destination=None)
+    assert outcome.group == own.context.group
+
+
+def test_what_one_group_has_seen_is_no_replay_in_the_other_with_its_gid() -> None:
+    sender, listener = two_groups_with_one_gid(MULTICASTER), two_groups_with_one_gid(LISTENER)
+    lights, doors = (Node(sender.registry, [context]) for context in sender.contexts)
+    deliver(listener, protect(lights).message, destination=ADDRESS)
+    assert deliver(listener, protect(doors).message, destination=None).group == "doors"
+
+
+def test_an_id_that_is_ours_in_one_group_may_be_anothers_in_the_other_with_its_gid() -> None:
+    listener = Node(Registry(), [])
+    install(listener, context_of("lights", own_id=MULTICASTER), ADDRESS)
+    install(listener, context_of("doors", own_id=LISTENER), OTHER_ADDRESS)
+    sender = Node(Registry(), [context_of("doors", own_id=MULTICASTER)])
+    assert deliver(listener, protect(sender).message, destination=None).group == "doors"
+
+
+def test_a_request_that_fits_none_of_the_groups_with_its_gid_is_rejected_with_the_telling_reason() -> None:
+    sender, listener = two_groups_with_one_gid(MULTICASTER), two_groups_with_one_gid(LISTENER)
+    stranger = Node(Registry(), [context_of("strangers", own_id=MULTICASTER)])
+    with refused(Reason.DECRYPTION_FAILED):
+        receive(listener, protect(stranger).message, destination=None)
+    doors = Node(sender.registry, [sender.contexts[1]])
+    seen = protect(doors).message
+    deliver(listener, seen, destination=None)
+    with refused(Reason.REPLAY):
+        receive(listener, seen, destination=None)
+    with refused(Reason.UNICAST_METHOD):
+        receive(listener, protect(doors, request(coap.PUT)).message, destination=None)
+
+
+@pytest.mark.parametrize("retired", [0, 1])
+def test_a_retired_context_takes_no_unicast_request_whoever_else_has_its_gid(retired: int) -> None:
+    sender, listener = two_groups_with_one_gid(MULTICASTER), two_groups_with_one_gid(LISTENER)
+    messages = [protect(Node(sender.registry, [context])).message for context in sender.contexts]
+    old = listener.contexts[retired]
+    listener.registry.install(context_of(old.group, NEXT_GID), [(ADDRESS, OTHER_ADDRESS)[retired]])
+    with refused(Reason.DECRYPTION_FAILED):
+        receive(listener, messages[retired], destination=None)
+    deliver(listener, messages[1 - retired], destination=None)
+
+
+@pytest.mark.parametrize("destination", [ADDRESS, None], ids=["multicast", "unicast"])
+def test_after_a_renewal_the_old_context_takes_requests_only_for_its_grace(destination: bytes | None) -> None:
+    sender, listener = make_node(MULTICASTER), make_node(LISTENER)
+    late = protect(sender).message
+    renew(listener)
+    old = listener.contexts[0]
+    with refused(Reason.CONTEXT_RETIRED):
+        receive(listener, late, destination=destination)
+    old.accepts_requests = True
+    assert deliver(listener, late, destination=destination).gid == GID
+
+
+def test_a_request_under_way_when_its_context_retires_is_not_delivered() -> None:
+    sender, listener = make_node(MULTICASTER), make_node(LISTENER)
+    under_way = decrypt(listener, protect(sender).message).check_signature()
+    renew(listener)
+    before = snapshot(listener)
+    with refused(Reason.CONTEXT_RETIRED):
+        take_in(under_way)
+    assert snapshot(listener) == before
+
+
+def test_during_the_grace_a_request_under_way_needs_its_signature_after_all() -> None:
+    sender, listener = make_node(MULTICASTER), make_node(LISTENER)
+    waived = decrypt(listener, protect(sender).message).waive_signature(BEST_EFFORT, deferred=False)
+    renew(listener)
+    listener.contexts[0].accepts_requests = True
+    with refused(Reason.CONTEXT_RETIRED):
+        take_in(waived)
+
+
+def test_a_renewal_makes_the_new_context_current_and_newer() -> None:
+    listener = make_node(LISTENER)
+    renew(listener)
+    old, new = listener.contexts
+    assert (old.current, old.accepts_requests) == (False, False)
+    assert (new.current, new.accepts_requests) == (True, True)
+    assert new.generation > old.generation
+    assert listener.registry.current("lights") is new
+    assert listener.registry.current("lights", NEXT_GID) is new
+    assert listener.registry.contexts("lights") == (old, new)
+    with refused(Reason.UNKNOWN_GROUP):
+        listener.registry.current("lights", GID)
+
+
+def test_an_unknown_group_has_no_current_context() -> None:
+    with refused(Reason.UNKNOWN_GROUP):
+        Registry().current("lights")
+    assert Registry().contexts("lights") == ()
+
+
+def test_a_removed_context_is_forgotten_and_its_gid_free_again() -> None:
+    listener = make_node(LISTENER)
+    renew(listener)
+    old, new = listener.contexts
+    listener.registry.remove(old)
+    assert listener.registry.contexts("lights") == (new,)
+    for destination in (ADDRESS, None):
+        with refused(Reason.UNKNOWN_GROUP):
+            listener.registry.find(GID, destination)
+    listener.registry.install(context_of("doors"), [ADDRESS])
+    assert listener.registry.find(GID, ADDRESS)[0].group == "doors"
+
+
+def test_removing_one_of_two_groups_with_one_gid_leaves_the_other() -> None:
+    node = two_groups_with_one_gid(LISTENER)
+    lights, doors = node.contexts
+    node.registry.remove(lights)
+    assert node.registry.groups == ("doors",)
+    assert node.registry.find(GID, None) == (doors,)
+    assert node.registry.find(GID, OTHER_ADDRESS) == (doors,)
+    with refused(Reason.UNKNOWN_GROUP):
+        node.registry.current("lights")
+
+
+def test_one_group_may_be_reached_at_several_addresses() -> None:
+    registry = Registry()
+    context = context_of("lights", own_id=OTHER_LISTENER)
+    registry.install(context, [ADDRESS, OTHER_ADDRESS])
+    assert registry.find(GID, ADDRESS) == registry.find(GID, OTHER_ADDRESS) == (context,)

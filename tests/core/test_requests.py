@@ -1,0 +1,453 @@
+"""Protecting requests, and the stages of receiving one: nothing gets past a stage that it has not passed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from groupcoap.core import coap
+from groupcoap.core.coap import Message
+from groupcoap.core.option import decode_prefix
+from groupcoap.core.requests import (
+    DecryptedRequest,
+    DeliveredRequest,
+    SignatureState,
+    admit,
+    challenge_message,
+    object_security,
+    protect_request,
+)
+from groupcoap.core.sequence import MAXIMUM
+from groupcoap.core.synchronization import Freshness, SynchronizationPolicy
+from groupcoap.errors import MisuseError, Reason, SequenceNumbersExhausted
+from support import (
+    ADDRESS,
+    BASELINE,
+    BEST_EFFORT,
+    CHALLENGE,
+    GID,
+    LISTENER,
+    MULTICASTER,
+    NEXT_GID,
+    OTHER_ADDRESS,
+    OTHER_LISTENER,
+    Node,
+    answer_challenge,
+    challenged,
+    common_context,
+    counting_entropy,
+    decrypt,
+    deliver,
+    make_node,
+    option_of,
+    private_key,
+    protect,
+    receive,
+    refused,
+    renew,
+    request,
+    response,
+    security_context,
+    snapshot,
+    take_in,
+    with_protection,
+)
+
+
+def pair() -> tuple[Node, Node]:
+    return make_node(MULTICASTER), make_node(LISTENER)
+
+
+# ---- protecting
+
+
+def test_each_request_takes_the_next_number_and_names_sender_and_gid() -> None:
+    sender, listener = pair()
+    for number in range(3):
+        message = protect(sender).message
+        _, partial_iv, gid, _ = decode_prefix(option_of(message))
+        assert (partial_iv, gid) == (bytes((number,)), GID)
+        got = deliver(listener, message)
+        assert (got.sender_id, got.sequence_number, got.gid, got.group) == (MULTICASTER, number, GID, "lights")
+
+
+def test_the_exchange_remembers_what_binds_answers_to_the_request() -> None:
+    sender, _ = pair()
+    protect(sender)
+    exchange = protect(sender).exchange
+    assert exchange.ids == (MULTICASTER, b"\x01", GID)
+    assert exchange.context is sender.context
+    assert exchange.nonce == sender.context.common.nonce(MULTICASTER, b"\x01")
+
+
+@pytest.mark.parametrize(("value", "registers"), [(None, False), (b"", True), (b"\0", True), (b"\x01", False)])
+def test_only_an_observe_of_zero_begins_an_observation(value: bytes | None, registers: bool) -> None:
+    sender, _ = pair()
+    options = () if value is None else ((coap.OBSERVE, value),)
+    assert protect(sender, request(coap.GET, (coap.URI_HOST, b"h"), *options)).exchange.observe is registers
+
+
+def test_a_pure_listener_has_nothing_to_protect_with() -> None:
+    listener = make_node(None)
+    assert listener.context.sender is None
+    sender, _ = pair()
+    got = deliver(listener, protect(sender).message)
+    assert got.message == request()
+
+
+@pytest.mark.parametrize("code", [coap.EMPTY, coap.CONTENT, coap.FORBIDDEN, 0xE1])
+def test_only_requests_are_protected_as_requests(code: int) -> None:
+    sender, _ = pair()
+    with pytest.raises(MisuseError):
+        protect_request(sender.context, sender.sender, request(code))
+    assert sender.sender.numbers.take() == 0
+
+
+def test_a_sender_context_of_another_group_is_refused() -> None:
+    sender, _ = pair()
+    other = security_context(MULTICASTER, common_context(gid=NEXT_GID))
+    assert other.sender is not None
+    with pytest.raises(MisuseError):
+        protect_request(sender.context, other.sender, request())
+
+
+def test_nothing_new_is_protected_under_a_context_that_was_renewed() -> None:
+    sender, _ = pair()
+    old = sender.context
+    renew(sender)
+    assert old.sender is not None
+    with pytest.raises(MisuseError):
+        protect_request(old, old.sender, request())
+    assert old.sender.numbers.take() == 0
+
+
+def test_past_the_last_number_nothing_is_protected() -> None:
+    sender, listener = make_node(MULTICASTER, first=MAXIMUM), make_node(LISTENER)
+    assert deliver(listener, protect(sender).message).sequence_number == MAXIMUM
+    with pytest.raises(SequenceNumbersExhausted):
+        protect(sender)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [request(coap.GET, (coap.PROXY_URI, b"nonsense")), request(coap.GET, (11, b"b"), (1, b"a"))],
+    ids=["bad Proxy-Uri", "unordered options"],
+)
+def test_a_request_that_cannot_be_protected_costs_no_number(message: Message) -> None:
+    sender, _ = pair()
+    with pytest.raises(MisuseError):
+        protect_request(sender.context, sender.sender, message)
+    assert sender.sender.numbers.take() == 0
+
+
+# ---- the first stage
+
+
+def test_a_request_without_protection_is_not_one_of_ours() -> None:
+    with refused(Reason.NOT_PROTECTED):
+        decrypt(make_node(LISTENER), request())
+
+
+def test_two_object_security_options_are_malformed() -> None:
+    message = request(coap.POST, (coap.OBJECT_SECURITY, b"\x08"), (coap.OBJECT_SECURITY, b"\x08"))
+    with refused(Reason.MALFORMED):
+        object_security(message)
+
+
+def test_the_option_is_found_among_others() -> None:
+    message = request(coap.POST, (coap.URI_HOST, b"h"), (coap.OBJECT_SECURITY, b"\x08"), (coap.MAX_AGE, b""))
+    assert object_security(message) == b"\x08"
+
+
+@pytest.mark.parametrize("kind", [coap.CON, coap.ACK, coap.RST])
+def test_only_non_confirmable_requests_come_by_multicast(kind: int) -> None:
+    sender, listener = pair()
+    message = protect(sender)._replace().message._replace(type=kind)
+    with refused(Reason.NOT_FOR_MULTICAST):
+        decrypt(listener, message)
+    assert decrypt(listener, message, destination=None).number == 0
+
+
+@pytest.mark.parametrize("code", [coap.EMPTY, coap.CHANGED, 0xE0])
+def test_a_code_that_is_no_request_is_malformed(code: int) -> None:
+    sender, listener = pair()
+    with refused(Reason.MALFORMED):
+        decrypt(listener, protect(sender).message._replace(code=code))
+
+
+def test_a_request_without_a_payload_is_malformed() -> None:
+    sender, listener = pair()
+    with refused(Reason.MALFORMED):
+        decrypt(listener, protect(sender).message._replace(payload=b""))
+
+
+def test_a_request_without_a_gid_is_malformed() -> None:
+    sender, listener = pair()
+    message = protect(sender).message
+    option = option_of(message)
+    without_gid = bytes((option[0] & ~0x10,)) + option[1:2] + option[3 + len(GID) :]
+    with refused(Reason.MALFORMED):
+        decrypt(listener, with_protection(message, without_gid, message.payload))
+
+
+@pytest.mark.parametrize("destination", [ADDRESS, None], ids=["multicast", "unicast"])
+def test_an_unknown_gid_belongs_to_no_group(destination: bytes | None) -> None:
+    sender, listener = make_node(MULTICASTER, common_context(gid=NEXT_GID)), make_node(LISTENER)
+    with refused(Reason.UNKNOWN_GROUP):
+        decrypt(listener, protect(sender).message, destination=destination)
+
+
+def test_the_destination_address_counts_as_well_as_the_gid() -> None:
+    sender, listener = pair()
+    message = protect(sender).message
+    with refused(Reason.UNKNOWN_GROUP):
+        decrypt(listener, message, destination=OTHER_ADDRESS)
+    deliver(listener, message, destination=None)
+
+
+def test_our_own_message_sent_back_is_rejected() -> None:
+    sender, _ = pair()
+    with refused(Reason.OWN_MESSAGE):
+        receive(sender, protect(sender).message)
+
+
+def test_a_departed_member_is_rejected() -> None:
+    sender, listener = pair()
+    deliver(listener, protect(sender).message)
+    listener.context.depart([MULTICASTER])
+    with refused(Reason.UNKNOWN_SENDER):
+        receive(listener, protect(sender).message)
+
+
+def test_a_replay_is_rejected_before_it_is_decrypted() -> None:
+    sender, listener = pair()
+    message = protect(sender).message
+    deliver(listener, message)
+    for again in (message, message._replace(payload=bytes(40))):
+        with refused(Reason.REPLAY):
+            decrypt(listener, again)
+
+
+@pytest.mark.parametrize("method", range(1, 0x20))
+def test_by_unicast_only_get_and_fetch_come_without_a_repeat(method: int) -> None:
+    sender, listener = pair()
+    message = protect(sender, request(method, payload=b"x")).message
+    if method in (coap.GET, coap.FETCH):
+        assert deliver(listener, message, destination=None).message.code == method
+    else:
+        with refused(Reason.UNICAST_METHOD):
+            receive(listener, message, destination=None)
+        assert list(listener.context.recipients) == []
+        deliver(listener, message)  # by multicast it is welcome
+
+
+def test_the_outer_code_decides_nothing() -> None:
+    sender, listener = pair()
+    put = protect(sender, request(coap.PUT, payload=b"x")).message._replace(code=coap.GET)
+    with refused(Reason.UNICAST_METHOD):
+        receive(listener, put, destination=None)
+
+
+def test_an_outer_repeat_is_no_repeat() -> None:
+    sender, listener = pair()
+    message = protect(sender, request(coap.PUT, payload=b"x")).message
+    dressed = message._replace(options=(*message.options, (coap.REPEAT, bytes(8))))
+    with refused(Reason.UNICAST_METHOD):
+        receive(listener, dressed, destination=None)
+    assert deliver(listener, dressed).message == request(coap.PUT, payload=b"x")
+
+
+# ---- the stages
+
+
+def test_nothing_before_delivery_shows_the_message_or_changes_anything() -> None:
+    sender, listener = pair()
+    before = snapshot(listener)
+    message = protect(sender, request(coap.PUT, payload=b"x")).message
+    decrypted = decrypt(listener, message)
+    authentic = decrypted.check_signature()
+    waived = decrypted.waive_signature(BEST_EFFORT, deferred=False)
+    for stage in (decrypted, authentic, waived):
+        assert not [name for name in dir(stage) if not name.startswith("_") and "message" in name.lower()]
+        assert not isinstance(stage, DeliveredRequest)
+    assert snapshot(listener) == before
+    outcome = admit(authentic, BEST_EFFORT, 0.0, counting_entropy())
+    assert isinstance(outcome, DeliveredRequest)
+    assert snapshot(listener) != before
+
+
+def test_what_was_only_decrypted_is_not_admitted() -> None:
+    sender, listener = pair()
+    decrypted: Any = decrypt(listener, protect(sender).message)
+    with pytest.raises(AttributeError):
+        admit(decrypted, BEST_EFFORT, 0.0, counting_entropy())
+
+
+def test_a_first_stage_may_be_looked_at_for_the_decision_to_verify() -> None:
+    sender, listener = pair()
+    message = request(coap.PUT, (coap.URI_PATH, b"a"), (coap.URI_PATH, b"b"), (coap.URI_QUERY, b"q"))
+    decrypted = decrypt(listener, protect(sender, message).message)
+    assert decrypted.peek_resource() == (coap.PUT, (b"a", b"b"))
+    assert decrypted.sender_id == MULTICASTER
+    assert decrypted.public_key is not None
+    assert decrypted.public_key.data == private_key(MULTICASTER).public_key.data
+
+
+def by_unknown_sender() -> tuple[Node, DecryptedRequest]:
+    """A listener without the sender's key, and its request decrypted."""
+    listener = make_node(LISTENER, ids=())
+    return listener, decrypt(listener, protect(make_node(MULTICASTER)).message)
+
+
+def test_without_the_public_key_nothing_is_delivered_and_no_recipient_kept() -> None:
+    listener, decrypted = by_unknown_sender()
+    assert decrypted.public_key is None
+    with refused(Reason.NO_PUBLIC_KEY):
+        decrypted.check_signature()
+    assert list(listener.context.recipients) == []
+
+
+def test_a_key_that_was_looked_up_meanwhile_verifies() -> None:
+    listener, decrypted = by_unknown_sender()
+    delivered = take_in(decrypted.check_signature(private_key(MULTICASTER).public_key))
+    assert delivered.signature is SignatureState.VERIFIED
+    assert delivered.sender_id == MULTICASTER
+    assert [r.recipient_id for r in listener.context.recipients] == [MULTICASTER]
+
+
+def test_the_key_of_another_member_does_not_verify() -> None:
+    listener, decrypted = by_unknown_sender()
+    with refused(Reason.SIGNATURE_FAILED):
+        decrypted.check_signature(private_key(OTHER_LISTENER).public_key)
+    assert list(listener.context.recipients) == []
+
+
+def signed_by_another_member() -> Message:
+    """A message under the multicaster's id by a member that has all symmetric keys, but not its private key."""
+    forger = make_node(MULTICASTER)
+    forger.sender.private_key = private_key(OTHER_LISTENER)
+    return protect(forger).message
+
+
+def test_a_member_that_speaks_as_another_fails_by_its_signature_and_changes_nothing() -> None:
+    listener = make_node(LISTENER)
+    before = snapshot(listener)
+    with refused(Reason.SIGNATURE_FAILED):
+        receive(listener, signed_by_another_member())
+    assert snapshot(listener) == before
+    deliver(listener, protect(make_node(MULTICASTER)).message)
+
+
+# ---- signatures waived (Appendix E)
+
+
+@pytest.mark.parametrize(
+    ("deferred", "state"), [(False, SignatureState.SKIPPED), (True, SignatureState.DEFERRED)], ids=["skip", "defer"]
+)
+def test_what_was_not_verified_is_marked_so(deferred: bool, state: SignatureState) -> None:
+    listener = make_node(LISTENER)
+    waived = decrypt(listener, signed_by_another_member()).waive_signature(BEST_EFFORT, deferred=deferred)
+    assert waived.state is state
+    delivered = take_in(waived)
+    assert delivered.signature is state
+    assert delivered.exchange.take_request_nonce() is None
+
+
+def test_a_deferred_check_says_later_that_it_was_forged_and_rolls_no_window_back() -> None:
+    listener = make_node(LISTENER)
+    decrypted = decrypt(listener, signed_by_another_member())
+    take_in(decrypted.waive_signature(BEST_EFFORT, deferred=True))
+    before = snapshot(listener)
+    with refused(Reason.SIGNATURE_FAILED):
+        decrypted.check_signature()
+    assert snapshot(listener) == before
+    with refused(Reason.REPLAY):
+        receive(listener, protect(make_node(MULTICASTER)).message)
+
+
+@pytest.mark.parametrize("policy", [BASELINE, CHALLENGE], ids=lambda p: p.method.value)
+def test_a_first_request_that_would_begin_synchronization_must_be_verified(policy: SynchronizationPolicy) -> None:
+    sender, listener = pair()
+    decrypted = decrypt(listener, protect(sender).message, policy=policy)
+    assert decrypted.signature_needed(policy)
+    with pytest.raises(MisuseError):
+        decrypted.waive_signature(policy, deferred=False)
+
+
+@pytest.mark.parametrize("policy", [BASELINE, CHALLENGE, BEST_EFFORT], ids=lambda p: p.method.value)
+def test_once_synchronized_verification_may_be_waived(policy: SynchronizationPolicy) -> None:
+    sender, listener = pair()
+    deliver(listener, protect(sender).message)
+    decrypted = decrypt(listener, protect(sender).message, policy=policy)
+    assert not decrypted.signature_needed(policy)
+    assert take_in(decrypted.waive_signature(policy, deferred=False), policy).freshness is Freshness.ORDERED
+
+
+@pytest.mark.parametrize("policy", [CHALLENGE, BEST_EFFORT], ids=lambda p: p.method.value)
+def test_an_echo_must_be_verified_even_once_synchronized(policy: SynchronizationPolicy) -> None:
+    sender, listener = pair()
+    deliver(listener, protect(sender).message)
+    echo = request(coap.GET, (coap.URI_PATH, b"a"), (coap.REPEAT, bytes(8)))
+    decrypted = decrypt(listener, protect(sender, echo).message, destination=None, policy=policy)
+    assert decrypted.signature_needed(policy)
+    with pytest.raises(MisuseError):
+        decrypted.waive_signature(policy, deferred=True)
+
+
+def test_a_unicast_get_may_be_waived() -> None:
+    sender, listener = pair()
+    decrypted = decrypt(listener, protect(sender).message, destination=None)
+    assert not decrypted.signature_needed(BEST_EFFORT)
+    assert take_in(decrypted.waive_signature(BEST_EFFORT, deferred=False)).message == request()
+
+
+def test_in_an_old_context_signatures_are_always_verified() -> None:
+    sender, listener = pair()
+    deliver(listener, protect(sender).message)
+    late = protect(sender).message
+    renew(listener)
+    listener.contexts[0].accepts_requests = True
+    decrypted = decrypt(listener, late)
+    assert decrypted.signature_needed(BEST_EFFORT)
+    with pytest.raises(MisuseError):
+        decrypted.waive_signature(BEST_EFFORT, deferred=False)
+    assert take_in(decrypted.check_signature()).gid == GID
+
+
+# ---- delivery
+
+
+def test_what_is_delivered_knows_its_signature_freshness_and_exchange() -> None:
+    sender, listener = pair()
+    got = deliver(listener, protect(sender).message)
+    assert got.signature is SignatureState.VERIFIED
+    assert got.freshness is Freshness.UNSYNCHRONIZED
+    assert got.exchange.ids == (MULTICASTER, b"\0", GID)
+    assert got.exchange.by_multicast
+
+
+@pytest.mark.parametrize("intact", [True, False], ids=["intact", "state lost"])
+def test_the_nonce_of_a_request_is_granted_only_if_no_window_was_ever_lost(intact: bool) -> None:
+    sender, listener = make_node(MULTICASTER), make_node(LISTENER, intact=intact)
+    nonce = deliver(listener, protect(sender).message).exchange.take_request_nonce()
+    assert nonce == (sender.context.common.nonce(MULTICASTER, b"\0") if intact else None)
+
+
+def test_a_challenge_never_uses_the_nonce_of_the_request() -> None:
+    sender, listener = pair()
+    message = protect(sender).message
+    outcome = challenged(listener, message, entropy=counting_entropy())
+    assert outcome.exchange.take_request_nonce() is None
+    assert decode_prefix(option_of(answer_challenge(listener, message, outcome)))[1] is not None
+
+
+def test_the_challenge_is_a_403_with_the_value_and_the_token_of_the_request() -> None:
+    message = challenge_message(request(), b"12345678")
+    assert (message.code, message.token, message.options) == (
+        coap.FORBIDDEN,
+        request().token,
+        ((coap.REPEAT, b"12345678"),),
+    )
+    assert message.payload == b""
+    assert not coap.is_request(response().code)

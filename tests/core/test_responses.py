@@ -1,0 +1,435 @@
+"""Protecting responses and receiving them: nonces, Gids, order, and who may answer."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from groupcoap.core import coap
+from groupcoap.core.coap import Message
+from groupcoap.core.exchange import IncomingExchange, OutgoingExchange
+from groupcoap.core.option import decode_prefix
+from groupcoap.core.profile import RequestIds
+from groupcoap.core.requests import Trace
+from groupcoap.core.responses import decrypt_response, incoming_exchange, protect_response
+from groupcoap.core.sequence import MAXIMUM
+from groupcoap.core.synchronization import Freshness
+from groupcoap.errors import MisuseError, Reason, Rejected, SequenceNumbersExhausted
+from support import (
+    GID,
+    LISTENER,
+    MULTICASTER,
+    NEXT_GID,
+    OTHER_LISTENER,
+    Node,
+    answer,
+    collect,
+    common_context,
+    deliver,
+    install,
+    make_node,
+    option_of,
+    private_key,
+    protect,
+    refused,
+    renew,
+    request,
+    response,
+    security_context,
+    snapshot,
+    with_protection,
+)
+
+OBSERVE = (coap.OBSERVE, b"")
+NOTIFICATION = response(coap.CONTENT, OBSERVE)
+
+
+def asked(message: Message | None = None) -> tuple[Node, Node, OutgoingExchange, IncomingExchange]:
+    """A multicaster, a listener, and both sides of a request between them."""
+    sender, listener = make_node(MULTICASTER), make_node(LISTENER, first=20)
+    protected = protect(sender, message)
+    return sender, listener, protected.exchange, deliver(listener, protected.message).exchange
+
+
+def observed() -> tuple[Node, Node, OutgoingExchange, IncomingExchange]:
+    return asked(request(coap.GET, OBSERVE))
+
+
+def partial_iv(message: Message) -> bytes | None:
+    return decode_prefix(option_of(message))[1]
+
+
+def gid(message: Message) -> bytes | None:
+    return decode_prefix(option_of(message))[2]
+
+
+# ---- which nonce
+
+
+def test_the_first_response_uses_the_nonce_of_the_request_and_sends_neither_partial_iv_nor_gid() -> None:
+    sender, listener, outgoing, incoming = asked()
+    traces: list[Trace] = []
+    message = answer(listener, incoming, trace=traces.append)
+    assert (partial_iv(message), gid(message)) == (None, None)
+    assert traces[0].nonce == outgoing.nonce
+    got = collect(sender, outgoing, message)
+    assert (got.sender_id, got.sequence_number, got.gid, got.group) == (LISTENER, None, GID, "lights")
+    assert (got.freshness, got.notification) == (Freshness.BOUND, False)
+    assert got.message == response()
+
+
+@pytest.mark.parametrize(
+    ("message", "fresh"),
+    [
+        (response(), True),
+        (NOTIFICATION, False),
+        (response(coap.FORBIDDEN, (coap.REPEAT, bytes(8))), False),
+    ],
+    ids=["asked for", "notification", "challenge"],
+)
+def test_a_fresh_partial_iv_is_sent_and_the_right_to_the_requests_nonce_is_gone(
+    message: Message, fresh: bool
+) -> None:
+    _, listener, _, incoming = observed()
+    assert partial_iv(answer(listener, incoming, message, fresh=fresh)) == bytes((20,))
+    assert partial_iv(answer(listener, incoming)) == bytes((21,))
+
+
+def test_a_second_response_to_one_request_has_a_partial_iv_of_its_own() -> None:
+    _, listener, _, incoming = asked()
+    assert partial_iv(answer(listener, incoming)) is None
+    assert [partial_iv(answer(listener, incoming)) for _ in range(2)] == [b"\x14", b"\x15"]
+
+
+def test_after_a_renewal_a_response_has_a_partial_iv_of_its_own_and_carries_its_gid() -> None:
+    sender, listener, outgoing, incoming = asked()
+    renew(sender, listener)
+    message = answer(listener, incoming)
+    assert (partial_iv(message), gid(message)) == (b"\0", NEXT_GID)
+    got = collect(sender, outgoing, message)
+    assert (got.gid, got.sender_id, got.sequence_number) == (NEXT_GID, LISTENER, 0)
+
+
+def test_the_gid_is_sent_where_it_is_asked_for() -> None:
+    sender, listener, outgoing, incoming = asked()
+    message = answer(listener, incoming, include_gid=True)
+    assert (partial_iv(message), gid(message)) == (None, GID)
+    assert collect(sender, outgoing, message).gid == GID
+
+
+def test_after_the_window_was_lost_a_replayed_request_cannot_make_a_nonce_repeat() -> None:
+    sender, listener = make_node(MULTICASTER), make_node(LISTENER)
+    protected = protect(sender)
+    assert partial_iv(answer(listener, deliver(listener, protected.message).exchange)) is None
+    restarted = make_node(LISTENER, intact=False)
+    again = deliver(restarted, protected.message).exchange
+    assert partial_iv(answer(restarted, again, response(payload=b"off"))) is not None
+
+
+# ---- what is refused when protecting
+
+
+@pytest.mark.parametrize("code", [coap.EMPTY, coap.GET, 0x20, 0xE1])
+def test_only_responses_are_protected_as_responses(code: int) -> None:
+    _, listener, _, incoming = asked()
+    with pytest.raises(MisuseError):
+        protect_response(listener.sender, incoming, response(code))
+    assert incoming.take_request_nonce() is not None
+
+
+def test_without_a_number_left_only_the_nonce_of_the_request_can_be_used() -> None:
+    sender = make_node(MULTICASTER)
+    listener = make_node(LISTENER, first=MAXIMUM + 1)
+    protected = protect(sender)
+    incoming = deliver(listener, protected.message).exchange
+    collect(sender, protected.exchange, answer(listener, incoming))
+    with pytest.raises(SequenceNumbersExhausted):
+        answer(listener, incoming)
+
+
+# ---- the low-level seam
+
+IDS = RequestIds(MULTICASTER, b"\x05", GID)
+
+
+def test_the_bare_triple_of_a_request_makes_an_exchange() -> None:
+    listener = make_node(LISTENER)
+    exchange = incoming_exchange(listener.sender, IDS, may_reuse_nonce=True)
+    assert exchange.ids == IDS
+    assert exchange.by_multicast
+    assert exchange.take_request_nonce() == listener.context.common.nonce(MULTICASTER, b"\x05")
+
+
+@pytest.mark.parametrize(
+    ("ids", "may_reuse"), [(IDS, False), (IDS._replace(gid=NEXT_GID), True)], ids=["not vouched for", "another Gid"]
+)
+def test_the_seam_grants_no_nonce_that_could_repeat(ids: RequestIds, may_reuse: bool) -> None:
+    exchange = incoming_exchange(make_node(LISTENER).sender, ids, may_reuse_nonce=may_reuse)
+    assert exchange.take_request_nonce() is None
+
+
+@pytest.mark.parametrize(
+    "ids", [IDS._replace(partial_iv=b""), IDS._replace(partial_iv=bytes(6)), IDS._replace(kid=bytes(8))]
+)
+@pytest.mark.parametrize("may_reuse", [True, False])
+def test_ids_that_no_request_can_have_are_refused(ids: RequestIds, may_reuse: bool) -> None:
+    with pytest.raises(MisuseError):
+        incoming_exchange(make_node(LISTENER).sender, ids, may_reuse_nonce=may_reuse)
+
+
+# ---- one Token, many listeners
+
+
+def test_one_request_collects_from_many_listeners_and_from_each_once() -> None:
+    sender = make_node(MULTICASTER)
+    protected = protect(sender)
+    for kid in (LISTENER, OTHER_LISTENER):
+        listener = make_node(kid)
+        incoming = deliver(listener, protected.message).exchange
+        first, second = answer(listener, incoming), answer(listener, incoming)
+        assert collect(sender, protected.exchange, first).sender_id == kid
+        for again in (first, second):
+            with refused(Reason.REPLAY):
+                collect(sender, protected.exchange, again)
+
+
+def test_of_two_copies_under_way_at_once_one_is_delivered() -> None:
+    sender, listener, outgoing, incoming = asked()
+    message = answer(listener, incoming)
+    copies = [decrypt_response(sender.registry, outgoing, message).check_signature() for _ in range(2)]
+    copies[0].accept()
+    with refused(Reason.REPLAY):
+        copies[1].accept()
+
+
+def test_an_unprotected_response_is_no_answer_and_ends_nothing() -> None:
+    sender, listener, outgoing, incoming = asked()
+    for code in (coap.CONTENT, coap.UNAUTHORIZED):
+        with refused(Reason.NOT_PROTECTED):
+            collect(sender, outgoing, response(code))
+    assert collect(sender, outgoing, answer(listener, incoming)).message == response()
+
+
+def test_a_response_to_another_request_does_not_decrypt() -> None:
+    sender, listener, _, incoming = asked()
+    other = protect(sender).exchange
+    with refused(Reason.DECRYPTION_FAILED):
+        collect(sender, other, answer(listener, incoming))
+    with refused(Reason.DECRYPTION_FAILED):
+        collect(sender, other, answer(listener, incoming, fresh=True))
+
+
+@pytest.mark.parametrize("code", [coap.EMPTY, coap.GET, 0xE1])
+def test_a_code_that_is_no_response_is_malformed(code: int) -> None:
+    sender, listener, outgoing, incoming = asked()
+    with refused(Reason.MALFORMED):
+        collect(sender, outgoing, answer(listener, incoming)._replace(code=code))
+
+
+def test_a_response_without_a_payload_is_malformed() -> None:
+    sender, listener, outgoing, incoming = asked()
+    with refused(Reason.MALFORMED):
+        collect(sender, outgoing, answer(listener, incoming)._replace(payload=b""))
+
+
+def test_a_request_sent_back_as_its_own_answer_is_refused() -> None:
+    sender, _, outgoing, _ = asked()
+    reflected = protect(sender)
+    message = reflected.message._replace(code=coap.CHANGED)
+    with refused(Reason.OWN_MESSAGE):
+        collect(sender, outgoing, message)
+
+
+def test_a_departed_listener_is_no_listener() -> None:
+    sender, listener, outgoing, incoming = asked()
+    message = answer(listener, incoming)
+    sender.context.depart([LISTENER])
+    with refused(Reason.UNKNOWN_SENDER):
+        collect(sender, outgoing, message)
+
+
+def test_a_response_under_way_when_its_listener_leaves_is_rejected_and_changes_nothing() -> None:
+    sender, listener, outgoing, incoming = asked()
+    under_way = decrypt_response(sender.registry, outgoing, answer(listener, incoming)).check_signature()
+    sender.context.depart([LISTENER])
+    before = snapshot(sender)
+    with refused(Reason.UNKNOWN_SENDER):
+        under_way.accept()
+    assert snapshot(sender) == before
+    assert outgoing._last == {}
+
+
+# ---- signatures
+
+
+def test_nothing_before_acceptance_shows_the_message_or_changes_anything() -> None:
+    sender, listener, outgoing, incoming = asked()
+    before = snapshot(sender)
+    decrypted = decrypt_response(sender.registry, outgoing, answer(listener, incoming))
+    authentic = decrypted.check_signature()
+    for stage in (decrypted, authentic):
+        assert not [name for name in dir(stage) if not name.startswith("_") and "message" in name.lower()]
+    assert not hasattr(decrypted, "accept")
+    assert decrypted.sender_id == LISTENER
+    assert decrypted.public_key is not None
+    assert snapshot(sender) == before
+    authentic.accept()
+    assert [r.recipient_id for r in sender.context.recipients] == [LISTENER]
+
+
+def test_a_member_that_answers_as_another_fails_by_its_signature() -> None:
+    sender, listener, outgoing, incoming = asked()
+    listener.sender.private_key = private_key(OTHER_LISTENER)
+    before = snapshot(sender)
+    with refused(Reason.SIGNATURE_FAILED):
+        collect(sender, outgoing, answer(listener, incoming))
+    assert snapshot(sender) == before
+
+
+def test_without_the_public_key_there_is_no_answer_until_it_was_looked_up() -> None:
+    sender = make_node(MULTICASTER, ids=())
+    listener = make_node(LISTENER)
+    protected = protect(sender)
+    message = answer(listener, deliver(listener, protected.message).exchange)
+    decrypted = decrypt_response(sender.registry, protected.exchange, message)
+    assert decrypted.public_key is None
+    with refused(Reason.NO_PUBLIC_KEY):
+        decrypted.check_signature()
+    with refused(Reason.SIGNATURE_FAILED):
+        decrypted.check_signature(private_key(OTHER_LISTENER).public_key)
+    assert decrypted.check_signature(private_key(LISTENER).public_key).accept().sender_id == LISTENER
+
+
+# ---- the Gid of a response
+
+
+def test_a_response_under_the_gid_of_the_request_counts_after_the_multicaster_has_renewed() -> None:
+    sender, listener, outgoing, incoming = asked()
+    message = answer(listener, incoming, include_gid=True)
+    renew(sender)
+    got = collect(sender, outgoing, message)
+    assert got.gid == GID
+
+
+def test_a_gid_that_is_neither_the_requests_nor_current_is_refused() -> None:
+    sender, listener, outgoing, incoming = asked()
+    unknown = answer(listener, incoming, include_gid=True)
+    option = option_of(unknown)
+    stranger = with_protection(unknown, option.replace(GID, b"\xee" * len(GID)), unknown.payload)
+    with refused(Reason.UNKNOWN_GROUP):
+        collect(sender, outgoing, stranger)
+    renew(listener)
+    under_next = answer(listener, incoming)
+    renew(sender)
+    renew(sender, gid=b"\x77" * 12)
+    with refused(Reason.UNKNOWN_GROUP):  # NEXT_GID is live here, but no longer current
+        collect(sender, outgoing, under_next)
+
+
+def test_a_gid_of_another_group_is_refused() -> None:
+    sender, _, outgoing, _ = asked()
+    other = security_context(MULTICASTER, common_context(gid=NEXT_GID), group="doors")
+    install(sender, other)
+    elsewhere = make_node(LISTENER, common_context(gid=NEXT_GID))
+    exchange = incoming_exchange(elsewhere.sender, outgoing.ids, may_reuse_nonce=False)
+    with refused(Reason.UNKNOWN_GROUP):
+        collect(sender, outgoing, answer(elsewhere, exchange))
+
+
+def test_another_gid_without_a_partial_iv_is_refused() -> None:
+    sender, listener, outgoing, incoming = asked()
+    message = answer(listener, incoming, include_gid=True)
+    renew(sender)
+    other = with_protection(message, option_of(message).replace(GID, NEXT_GID), message.payload)
+    with refused(Reason.BOUND_TO_OTHER_REQUEST):
+        collect(sender, outgoing, other)
+
+
+# ---- observing
+
+
+def test_notifications_come_in_order_and_say_so() -> None:
+    sender, listener, outgoing, incoming = observed()
+    first, second, third = (answer(listener, incoming, NOTIFICATION) for _ in range(3))
+    got = collect(sender, outgoing, first)
+    assert (got.notification, got.freshness, got.sequence_number) == (True, Freshness.ORDERED, 20)
+    assert collect(sender, outgoing, third).sequence_number == 22
+    for old in (first, second, third):
+        with refused(Reason.NOTIFICATION_ORDER):
+            collect(sender, outgoing, old)
+
+
+def test_a_notification_whose_observe_a_proxy_stripped_is_still_checked_for_order() -> None:
+    sender, listener, outgoing, incoming = observed()
+    first, second = (answer(listener, incoming, NOTIFICATION) for _ in range(2))
+    stripped = tuple(option for option in first.options if option[0] != coap.OBSERVE)
+    collect(sender, outgoing, second)
+    with refused(Reason.NOTIFICATION_ORDER):
+        collect(sender, outgoing, first._replace(options=stripped))
+
+
+def test_a_notification_without_a_partial_iv_is_malformed() -> None:
+    sender, listener, outgoing, incoming = observed()
+    plain = answer(listener, incoming)
+    with refused(Reason.MALFORMED):
+        collect(sender, outgoing, plain._replace(options=(OBSERVE, *plain.options)))
+
+
+def test_a_challenge_without_a_partial_iv_is_malformed() -> None:
+    sender, listener, outgoing, incoming = asked()
+    nonce = incoming.take_request_nonce()
+    assert nonce is not None
+    profile, common = listener.context.common.profile, listener.context.common
+    plaintext = bytes((coap.FORBIDDEN,)) + coap.encode_options(((coap.REPEAT, bytes(8)),))
+    prepared = profile.binder(common, *incoming.ids[::2])(incoming.ids.partial_iv)
+    option, payload, *_ = profile.seal(listener.sender, prepared, nonce, None, None, plaintext)
+    message = Message(coap.NON, coap.CHANGED, 1, b"\x70\x07", ((coap.OBJECT_SECURITY, option),), payload)
+    with refused(Reason.MALFORMED):
+        collect(sender, outgoing, message)
+
+
+def test_a_notification_to_a_request_that_observes_nothing_is_refused() -> None:
+    sender, listener, outgoing, incoming = asked()
+    with refused(Reason.NOT_OBSERVED):
+        collect(sender, outgoing, answer(listener, incoming, NOTIFICATION))
+
+
+def test_an_observation_goes_on_under_the_renewed_context_and_not_back() -> None:
+    sender, listener, outgoing, incoming = observed()
+    old_context = listener.context
+    collect(sender, outgoing, answer(listener, incoming, NOTIFICATION))
+    late = answer(listener, incoming, NOTIFICATION)
+    renew(sender, listener)
+    first = collect(sender, outgoing, answer(listener, incoming, NOTIFICATION))
+    assert (first.gid, first.sequence_number) == (NEXT_GID, 0)
+    with refused(Reason.NOTIFICATION_ORDER):
+        collect(sender, outgoing, late)
+    assert collect(sender, outgoing, answer(listener, incoming, NOTIFICATION)).sequence_number == 1
+    assert not old_context.current
+
+
+def test_who_left_with_a_renewal_notifies_no_more() -> None:
+    sender, listener, outgoing, incoming = observed()
+    collect(sender, outgoing, answer(listener, incoming, NOTIFICATION))
+    renew(sender)
+    for context in sender.contexts:
+        context.depart([LISTENER])
+    with refused(Reason.UNKNOWN_SENDER):
+        collect(sender, outgoing, answer(listener, incoming, NOTIFICATION))
+
+
+@given(st.lists(st.integers(0, 9), max_size=20))
+def test_whatever_order_notifications_arrive_in_numbers_only_rise(order: list[int]) -> None:
+    sender, listener, outgoing, incoming = observed()
+    sent = [answer(listener, incoming, NOTIFICATION) for _ in range(10)]
+    newest = -1
+    for index in order:
+        try:
+            got = collect(sender, outgoing, sent[index])
+        except Rejected as rejection:
+            assert rejection.reason is Reason.NOTIFICATION_ORDER
+            assert index + 20 <= newest
+        else:
+            assert got.sequence_number == index + 20 > newest
+            newest = index + 20

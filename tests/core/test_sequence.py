@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from groupcoap.core.sequence import MAXIMUM, SequenceNumbers
+from groupcoap.errors import MisuseError, SequenceNumbersExhausted
+
+
+def test_numbers_start_at_zero_and_go_up_by_one() -> None:
+    numbers = SequenceNumbers()
+    assert [numbers.take() for _ in range(5)] == [0, 1, 2, 3, 4]
+
+
+def test_the_last_number_is_given_out_and_none_after_it() -> None:
+    numbers = SequenceNumbers(MAXIMUM)
+    assert numbers.take() == MAXIMUM == (1 << 40) - 1
+    for _ in range(3):
+        with pytest.raises(SequenceNumbersExhausted):
+            numbers.take()
+
+
+def test_a_state_past_the_end_gives_out_nothing() -> None:
+    with pytest.raises(SequenceNumbersExhausted):
+        SequenceNumbers(MAXIMUM + 1).take()
+
+
+def test_a_negative_number_is_no_start() -> None:
+    with pytest.raises(MisuseError):
+        SequenceNumbers(-1)
+
+
+@given(st.integers(0, 100), st.lists(st.integers(1, 7), min_size=1, max_size=5), st.integers(1, 60))
+def test_no_number_is_given_out_before_it_is_reserved(first: int, steps: list[int], takes: int) -> None:
+    durable = first
+
+    def reserve(start: int) -> int:
+        nonlocal durable
+        assert start == durable
+        durable = start + steps[start % len(steps)]
+        return durable
+
+    numbers = SequenceNumbers(first, reserve)
+    for expected in range(first, first + takes):
+        assert numbers.take() == expected < durable
+
+
+def test_after_a_crash_no_number_of_the_reserved_range_comes_again() -> None:
+    ends: list[int] = []
+
+    def reserve(start: int) -> int:
+        ends.append(start + 10)
+        return ends[-1]
+
+    before = SequenceNumbers(0, reserve)
+    used = [before.take() for _ in range(13)]
+    after = SequenceNumbers(ends[-1], reserve)
+    assert after.take() > max(used)
+
+
+def test_a_reservation_that_fails_gives_out_nothing_and_repeats_nothing() -> None:
+    broken = True
+
+    def reserve(start: int) -> int:
+        if broken:
+            raise OSError("disk full")
+        return start + 2
+
+    numbers = SequenceNumbers(5, reserve)
+    with pytest.raises(OSError, match="disk full"):
+        numbers.take()
+    broken = False
+    later = [numbers.take() for _ in range(4)]
+    assert later == sorted(set(later))
+    assert min(later) >= 5
+
+
+@pytest.mark.parametrize("growth", [0, -1])
+def test_a_reservation_that_does_not_grow_is_refused(growth: int) -> None:
+    numbers = SequenceNumbers(7, lambda start: start + growth)
+    with pytest.raises(MisuseError):
+        numbers.take()
+
+
+def test_a_reservation_beyond_the_maximum_is_cut() -> None:
+    numbers = SequenceNumbers(MAXIMUM, lambda start: start + 100)
+    assert numbers.take() == MAXIMUM
+    with pytest.raises(SequenceNumbersExhausted):
+        numbers.take()
+
+
+def test_many_threads_never_get_the_same_number() -> None:
+    numbers = SequenceNumbers(0, lambda start: start + 3)
+    with ThreadPoolExecutor(8) as pool:
+        batches = pool.map(lambda _: [numbers.take() for _ in range(250)], range(8))
+    taken = [number for batch in batches for number in batch]
+    assert sorted(taken) == list(range(2000))
+
+
+def test_its_text_shows_how_far_it_may_go() -> None:
+    numbers = SequenceNumbers(0, lambda start: start + 64)
+    numbers.take()
+    assert repr(numbers) == "<SequenceNumbers reserved up to 64>"

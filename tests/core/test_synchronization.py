@@ -1,0 +1,541 @@
+"""Synchronization with a multicaster (multicast-oscore-04 §9), through whole messages where that is what counts."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from groupcoap.core import coap
+from groupcoap.core.coap import Message
+from groupcoap.core.option import decode_prefix
+from groupcoap.core.requests import ChallengedRequest, DeliveredRequest, SignatureState, admit
+from groupcoap.core.synchronization import (
+    MAX_CHALLENGES,
+    Challenge,
+    Freshness,
+    Method,
+    Synchronization,
+    SynchronizationPolicy,
+    request_digest,
+)
+from groupcoap.core.window import ReplayWindow
+from groupcoap.errors import MisuseError, Reason, Rejected
+from support import (
+    ADDRESS,
+    BASELINE,
+    BEST_EFFORT,
+    CHALLENGE,
+    LISTENER,
+    MULTICASTER,
+    OTHER_LISTENER,
+    Node,
+    answer_challenge,
+    challenged,
+    collect,
+    counting_entropy,
+    decrypt,
+    deliver,
+    make_node,
+    protect,
+    receive,
+    refused,
+    renew,
+    request,
+    snapshot,
+)
+
+SWITCH = request(coap.PUT, payload=b"on")
+
+
+def pair(first: int = 10) -> tuple[Node, Node]:
+    """A multicaster at this sequence number and a listener that has never heard it."""
+    return make_node(MULTICASTER, first=first), make_node(LISTENER)
+
+
+def protected_numbers(sender: Node, how_many: int, message: Message | None = None) -> list[Message]:
+    return [protect(sender, message).message for _ in range(how_many)]
+
+
+def echo(sender: Node, repeat: bytes, message: Message = SWITCH, *, host: bytes | None = None) -> Message:
+    """The request again, with the next sequence number and this inner Repeat."""
+    options = [*message.options, (coap.REPEAT, repeat)]
+    if host is not None:
+        options.append((coap.URI_HOST, host))
+    return protect(sender, message._replace(options=tuple(sorted(options)))).message
+
+
+def echoed(listener: Node, message: Message, now: float = 0.0) -> DeliveredRequest:
+    return deliver(listener, message, policy=CHALLENGE, destination=None, now=now)
+
+
+# ---- the policy
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"repeat_length": 7},
+        {"repeat_length": 41},
+        {"challenge_lifetime": 0},
+        {"rechallenge_after": -1},
+        {"max_gap": 0},
+    ],
+)
+def test_a_policy_out_of_range_is_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(MisuseError):
+        SynchronizationPolicy(**values)
+
+
+def test_a_new_challenge_is_possible_a_second_after_the_last_by_default() -> None:
+    assert SynchronizationPolicy().rechallenge_after == 1.0
+    assert SynchronizationPolicy().max_gap is None
+    assert SynchronizationPolicy(repeat_length=8).repeat_length == 8
+    assert SynchronizationPolicy(repeat_length=40).repeat_length == 40
+
+
+# ---- best effort
+
+
+def test_best_effort_delivers_the_first_request_and_lower_ones_within_the_window() -> None:
+    sender, listener = pair(0)
+    requests = protected_numbers(sender, 40)
+    assert deliver(listener, requests[39]).freshness is Freshness.UNSYNCHRONIZED
+    assert deliver(listener, requests[8]).freshness is Freshness.UNSYNCHRONIZED
+    for replayed in (39, 8, 7):
+        with refused(Reason.REPLAY):
+            receive(listener, requests[replayed])
+    assert deliver(listener, protect(sender).message).freshness is Freshness.ORDERED
+
+
+# ---- baseline
+
+
+def test_baseline_takes_the_first_request_as_the_mark_and_delivers_what_follows() -> None:
+    sender, listener = pair(0)
+    requests = protected_numbers(sender, 3)
+    with refused(Reason.NOT_SYNCHRONIZED):
+        receive(listener, requests[1], policy=BASELINE)
+    for replayed in (1, 0):
+        with refused(Reason.REPLAY):
+            receive(listener, requests[replayed], policy=BASELINE)
+    assert deliver(listener, requests[2], policy=BASELINE).freshness is Freshness.ORDERED
+
+
+# ---- challenge-response
+
+
+def test_the_first_request_is_challenged_and_its_retransmission_delivered() -> None:
+    sender, listener = pair()
+    protected = protect(sender, SWITCH)
+    outcome = challenged(listener, protected.message, entropy=counting_entropy())
+    assert len(outcome.repeat) >= 8
+    assert (outcome.sender_id, outcome.sequence_number, outcome.group) == (MULTICASTER, 10, "lights")
+
+    challenge = answer_challenge(listener, protected.message, outcome)
+    assert decode_prefix(challenge.option(coap.OBJECT_SECURITY) or b"")[1] == b"\0"  # a Partial IV of its own
+    received = collect(sender, protected.exchange, challenge)
+    assert received.message.code == coap.FORBIDDEN
+    assert received.message.option(coap.REPEAT) == outcome.repeat
+
+    delivered = echoed(listener, echo(sender, outcome.repeat))
+    assert delivered.freshness is Freshness.FRESH
+    assert delivered.signature is SignatureState.VERIFIED
+    assert delivered.message.payload == b"on"
+    assert deliver(listener, protect(sender).message, policy=CHALLENGE).freshness is Freshness.ORDERED
+
+
+def test_the_window_starts_at_the_echo() -> None:
+    sender, listener = pair(0)
+    first, between = protected_numbers(sender, 2, SWITCH)
+    outcome = challenged(listener, first, entropy=counting_entropy())
+    message = echo(sender, outcome.repeat)
+    echoed(listener, message)
+    for replayed in (first, between):
+        with refused(Reason.REPLAY):
+            receive(listener, replayed, policy=CHALLENGE)
+    with refused(Reason.REPLAY):
+        receive(listener, message, policy=CHALLENGE, destination=None)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        request(coap.PUT, payload=b"off"),
+        request(coap.POST, payload=b"on"),
+        request(coap.PUT, (coap.URI_PATH, b"door"), payload=b"on"),
+        request(coap.PUT, (coap.URI_PATH, b"light"), (coap.URI_QUERY, b"now"), payload=b"on"),
+    ],
+    ids=["payload", "code", "path", "one more option"],
+)
+def test_an_echo_of_another_request_synchronizes_but_is_not_delivered(changed: Message) -> None:
+    sender, listener = pair()
+    outcome = challenged(listener, protect(sender, SWITCH).message, entropy=counting_entropy())
+    message = echo(sender, outcome.repeat, changed)
+    with refused(Reason.NOT_THE_ORIGINAL):
+        receive(listener, message, policy=CHALLENGE, destination=None)
+    with refused(Reason.REPLAY):
+        receive(listener, message, policy=CHALLENGE, destination=None)
+    assert deliver(listener, protect(sender).message, policy=CHALLENGE).freshness is Freshness.ORDERED
+
+
+def test_an_echo_that_is_routed_another_way_is_still_the_original() -> None:
+    sender, listener = pair()
+    outcome = challenged(listener, protect(sender, SWITCH).message, entropy=counting_entropy())
+    assert echoed(listener, echo(sender, outcome.repeat, host=b"listener-7")).freshness is Freshness.FRESH
+
+
+@pytest.mark.parametrize("late", [0.0, 0.001], ids=["in time", "too late"])
+def test_an_echo_counts_until_the_configured_time_has_passed(late: float) -> None:
+    sender, listener = pair()
+    outcome = challenged(listener, protect(sender, SWITCH).message, now=100.0, entropy=counting_entropy())
+    message = echo(sender, outcome.repeat)
+    before = snapshot(listener)
+    now = 100.0 + CHALLENGE.challenge_lifetime + late
+    if late:
+        with refused(Reason.REPEAT_UNKNOWN):
+            echoed(listener, message, now)
+        assert snapshot(listener) == before
+    else:
+        echoed(listener, message, now)
+
+
+def test_without_a_valid_echo_in_time_the_next_request_is_challenged_again() -> None:
+    sender, listener = pair()
+    entropy = counting_entropy()
+    first = challenged(listener, protect(sender).message, now=0.0, entropy=entropy)
+    second = challenged(listener, protect(sender).message, now=30.001, entropy=entropy)
+    assert second.repeat != first.repeat
+    with refused(Reason.REPEAT_UNKNOWN):
+        echoed(listener, echo(sender, first.repeat), 30.002)
+
+
+def test_an_expired_challenge_does_not_hold_a_lower_number_back() -> None:
+    sender, listener = pair()
+    low, high = protected_numbers(sender, 2)
+    challenged(listener, high, now=0.0, entropy=counting_entropy())
+    challenged(listener, low, now=31.0, entropy=counting_entropy())
+
+
+@pytest.mark.parametrize("policy", [BEST_EFFORT, BASELINE, CHALLENGE], ids=lambda p: p.method.value)
+def test_a_repeat_value_never_asked_for_is_dropped(policy: SynchronizationPolicy) -> None:
+    sender, listener = pair()
+    with refused(Reason.REPEAT_UNKNOWN):
+        receive(listener, echo(sender, bytes(8)), policy=policy, destination=None)
+    with refused(Reason.REPEAT_BY_MULTICAST):
+        receive(listener, echo(sender, bytes(8)), policy=policy)
+
+
+def test_a_repeat_in_a_multicast_request_is_dropped_even_if_it_was_asked_for() -> None:
+    sender, listener = pair()
+    outcome = challenged(listener, protect(sender, SWITCH).message, entropy=counting_entropy())
+    before = snapshot(listener)
+    with refused(Reason.REPEAT_BY_MULTICAST):
+        receive(listener, echo(sender, outcome.repeat), policy=CHALLENGE, now=1.0)
+    assert snapshot(listener) == before
+
+
+@pytest.mark.parametrize("length", [0, 7, 41])
+def test_a_repeat_value_of_no_valid_length_is_malformed(length: int) -> None:
+    sender, listener = pair()
+    with refused(Reason.MALFORMED):
+        receive(listener, echo(sender, bytes(length)), policy=CHALLENGE, destination=None)
+
+
+def test_the_value_of_one_sender_is_nothing_from_another() -> None:
+    listener = make_node(LISTENER)
+    one, other = make_node(MULTICASTER), make_node(OTHER_LISTENER)
+    entropy = counting_entropy()
+    outcome = challenged(listener, protect(one, SWITCH).message, entropy=entropy)
+    challenged(listener, protect(other, SWITCH).message, entropy=entropy)
+    with refused(Reason.REPEAT_UNKNOWN):
+        echoed(listener, echo(other, outcome.repeat))
+    echoed(listener, echo(one, outcome.repeat))
+
+
+def test_a_value_is_good_for_one_echo() -> None:
+    sender, listener = pair()
+    outcome = challenged(listener, protect(sender, SWITCH).message, entropy=counting_entropy())
+    echoed(listener, echo(sender, outcome.repeat))
+    with refused(Reason.REPEAT_UNKNOWN):
+        echoed(listener, echo(sender, outcome.repeat))
+
+
+# ---- while a challenge is pending
+
+
+@pytest.mark.parametrize("now", [0.0, 0.999])
+def test_a_multicast_request_while_a_challenge_is_pending_is_dropped_before_it_is_decrypted(now: float) -> None:
+    sender, listener = pair()
+    entropy = counting_entropy()
+    challenged(listener, protect(sender).message, entropy=entropy)
+    message = protect(sender).message
+    forged = message._replace(payload=bytes(20))
+    before = snapshot(listener)
+    for dropped in (message, forged):
+        with refused(Reason.CHALLENGE_PENDING):
+            decrypt(listener, dropped, policy=CHALLENGE, now=now)
+    assert snapshot(listener) == before
+
+
+def test_a_higher_number_a_second_later_gets_another_value_and_the_earlier_one_stays_valid() -> None:
+    sender, listener = pair()
+    entropy = counting_entropy()
+    first = challenged(listener, protect(sender, SWITCH).message, now=5.0, entropy=entropy)
+    second = challenged(listener, protect(sender).message, now=6.0, entropy=entropy)
+    assert first.repeat != second.repeat
+    assert echoed(listener, echo(sender, first.repeat), 7.0).freshness is Freshness.FRESH
+    # The other one is a value that was sent, too: its request comes, and is new.
+    assert echoed(listener, echo(sender, second.repeat, request()), 7.1).freshness is Freshness.FRESH
+
+
+def test_a_further_second_counts_from_the_last_challenge() -> None:
+    sender, listener = pair()
+    entropy = counting_entropy()
+    challenged(listener, protect(sender).message, now=0.0, entropy=entropy)
+    challenged(listener, protect(sender).message, now=1.0, entropy=entropy)
+    with refused(Reason.CHALLENGE_PENDING):
+        receive(listener, protect(sender).message, policy=CHALLENGE, now=1.9, entropy=entropy)
+    challenged(listener, protect(sender).message, now=2.0, entropy=entropy)
+
+
+def test_the_same_or_a_lower_number_gets_no_second_challenge_however_late() -> None:
+    sender, listener = pair()
+    low, high = protected_numbers(sender, 2)
+    challenged(listener, high, entropy=counting_entropy())
+    for message in (low, high):
+        with refused(Reason.CHALLENGE_PENDING):
+            receive(listener, message, policy=CHALLENGE, now=20.0)
+
+
+def test_a_replayed_datagram_a_second_keeps_no_earlier_value_from_being_echoed() -> None:
+    sender, listener = pair(0)
+    entropy = counting_entropy()
+    first = challenged(listener, protect(sender, SWITCH).message, now=0.0, entropy=entropy)
+    for second in range(1, 30):
+        challenged(listener, protect(sender).message, now=float(second), entropy=entropy)
+    assert echoed(listener, echo(sender, first.repeat), 30.0).freshness is Freshness.FRESH
+
+
+def test_open_challenges_are_bounded_and_the_newest_count() -> None:
+    sender, listener = pair(0)
+    eager = SynchronizationPolicy(Method.CHALLENGE_RESPONSE, rechallenge_after=0.0)
+    entropy = counting_entropy()
+    values = [
+        challenged(listener, message, entropy=entropy, policy=eager).repeat
+        for message in protected_numbers(sender, MAX_CHALLENGES + 1, SWITCH)
+    ]
+    with refused(Reason.REPEAT_UNKNOWN):
+        echoed(listener, echo(sender, values[0]))
+    for value in values[1:]:
+        echoed(listener, echo(sender, value))
+
+
+def test_two_requests_decrypted_before_the_first_challenge_get_one_challenge() -> None:
+    sender, listener = pair()
+    both = [decrypt(listener, m, policy=CHALLENGE).check_signature() for m in protected_numbers(sender, 2)]
+    challenged_first, second = both
+    assert isinstance(admit(challenged_first, CHALLENGE, 0.0, counting_entropy()), ChallengedRequest)
+    with refused(Reason.CHALLENGE_PENDING):
+        admit(second, CHALLENGE, 0.0, counting_entropy())
+
+
+def test_a_unicast_get_of_an_unknown_sender_is_challenged_too() -> None:
+    sender, listener = pair()
+    outcome = receive(listener, protect(sender).message, policy=CHALLENGE, destination=None)
+    assert isinstance(outcome, ChallengedRequest)
+    assert not outcome.exchange.by_multicast
+    with refused(Reason.CHALLENGE_PENDING):
+        receive(listener, protect(sender).message, policy=CHALLENGE, destination=None)
+
+
+# ---- synchronization lost and kept
+
+
+GAP = SynchronizationPolicy(Method.CHALLENGE_RESPONSE, max_gap=100)
+
+
+def synchronized_pair() -> tuple[Node, Node]:
+    """A multicaster whose number 11 was echoed."""
+    sender, listener = pair()
+    outcome = challenged(listener, protect(sender, SWITCH).message, entropy=counting_entropy())
+    echoed(listener, echo(sender, outcome.repeat))
+    return sender, listener
+
+
+@pytest.mark.parametrize(("number", "fits"), [(111, True), (112, False)])
+def test_a_gap_larger_than_the_bound_ends_synchronization(number: int, fits: bool) -> None:
+    _, listener = synchronized_pair()
+    ahead = make_node(MULTICASTER, first=number)
+    outcome = receive(listener, protect(ahead).message, policy=GAP)
+    assert isinstance(outcome, DeliveredRequest) == fits
+    if isinstance(outcome, ChallengedRequest):
+        late = make_node(MULTICASTER, first=15)
+        with refused(Reason.CHALLENGE_PENDING):
+            receive(listener, protect(late).message, policy=GAP)
+        again = deliver(listener, echo(ahead, outcome.repeat, request()), policy=GAP, destination=None)
+        assert again.freshness is Freshness.FRESH
+        with refused(Reason.REPLAY):
+            receive(listener, protect(late).message, policy=GAP)
+
+
+@pytest.mark.parametrize("method", [Method.BEST_EFFORT, Method.BASELINE])
+def test_a_gap_means_nothing_to_the_other_methods(method: Method) -> None:
+    _, listener = synchronized_pair()
+    policy = SynchronizationPolicy(method, max_gap=1)
+    assert deliver(listener, protect(make_node(MULTICASTER, first=1 << 39)).message, policy=policy)
+
+
+def test_a_request_that_would_end_synchronization_may_not_go_unverified() -> None:
+    _, listener = synchronized_pair()
+    within, beyond = (
+        decrypt(listener, protect(make_node(MULTICASTER, first=first)).message, policy=GAP) for first in (50, 500)
+    )
+    assert not within.signature_needed(GAP)
+    within.waive_signature(GAP, deferred=False)
+    assert beyond.signature_needed(GAP)
+    with pytest.raises(MisuseError):
+        beyond.waive_signature(GAP, deferred=False)
+
+
+def test_an_old_value_may_be_echoed_after_a_gap_ended_synchronization() -> None:
+    sender, listener = pair()
+    entropy = counting_entropy()
+    first = challenged(listener, protect(sender, SWITCH).message, now=0.0, entropy=entropy)
+    second = challenged(listener, protect(sender, SWITCH).message, now=1.0, entropy=entropy)
+    deliver(listener, echo(sender, first.repeat), policy=GAP, destination=None, now=1.1)
+    ahead = make_node(MULTICASTER, first=500)
+    with refused(Reason.CHALLENGE_PENDING):  # the second value is still open
+        receive(listener, protect(ahead).message, policy=GAP, now=1.2, entropy=entropy)
+    replayed = echo(make_node(MULTICASTER, first=12), second.repeat)
+    with refused(Reason.REPLAY):
+        receive(listener, replayed, policy=GAP, destination=None, now=1.3)
+    deliver(listener, echo(ahead, second.repeat), policy=GAP, destination=None, now=1.4)
+
+
+def test_a_second_challenge_echoed_with_a_number_already_seen_is_a_replay() -> None:
+    sender, listener = pair()
+    entropy = counting_entropy()
+    first = challenged(listener, protect(sender, SWITCH).message, now=0.0, entropy=entropy)
+    second = challenged(listener, protect(sender, SWITCH).message, now=1.0, entropy=entropy)
+    one, two = (
+        decrypt(listener, echo(node, value), policy=CHALLENGE, destination=None).check_signature()
+        for node, value in ((sender, first.repeat), (make_node(MULTICASTER, first=12), second.repeat))
+    )
+    admit(one, CHALLENGE, 2.0, entropy)
+    before = snapshot(listener)
+    with refused(Reason.REPLAY):
+        admit(two, CHALLENGE, 2.0, entropy)
+    assert snapshot(listener) == before
+
+
+@pytest.mark.parametrize("policy", [BASELINE, CHALLENGE], ids=lambda p: p.method.value)
+def test_a_renewal_makes_every_sender_unknown_again(policy: SynchronizationPolicy) -> None:
+    sender, listener = synchronized_pair()
+    renew(sender, listener)
+    message = protect(sender).message
+    if policy is CHALLENGE:
+        challenged(listener, message, entropy=counting_entropy())
+    else:
+        with refused(Reason.NOT_SYNCHRONIZED):
+            receive(listener, message, policy=policy)
+
+
+def test_a_sender_restored_from_durable_state_needs_no_challenge() -> None:
+    sender, listener = pair()
+    listener.context.restore(MULTICASTER, ReplayWindow(9, 1), unbroken=True)
+    assert deliver(listener, protect(sender).message, policy=CHALLENGE).freshness is Freshness.ORDERED
+
+
+def test_a_sender_counts_as_unknown_without_a_stored_window() -> None:
+    sender, _ = synchronized_pair()
+    challenged(make_node(LISTENER), protect(sender).message, entropy=counting_entropy())
+
+
+# ---- the table itself, without messages
+
+
+def decide(
+    sync: Synchronization, window: ReplayWindow, number: int, policy: SynchronizationPolicy
+) -> Freshness | Challenge:
+    return sync.decide(policy, window, number, request(), 0.0, counting_entropy())
+
+
+@pytest.mark.parametrize("policy", [BEST_EFFORT, CHALLENGE], ids=lambda p: p.method.value)
+def test_a_number_that_the_window_has_seen_meanwhile_is_a_replay_in_any_state(
+    policy: SynchronizationPolicy,
+) -> None:
+    window = ReplayWindow()
+    window.accept(5)
+    with refused(Reason.REPLAY):
+        decide(Synchronization(), window, 5, policy)
+
+
+def test_an_echo_with_a_number_that_the_window_has_seen_is_a_replay() -> None:
+    sync, window = Synchronization(), ReplayWindow()
+    outcome = decide(sync, window, 5, CHALLENGE)
+    assert isinstance(outcome, Challenge)
+    window.accept(6)
+    message = request(coap.GET, (coap.URI_PATH, b"light"), (coap.REPEAT, outcome.repeat))
+    with refused(Reason.REPLAY):
+        sync.decide(CHALLENGE, window, 6, message, 0.0, counting_entropy())
+    assert not sync.synchronized
+
+
+@pytest.mark.parametrize("policy", [BEST_EFFORT, BASELINE, CHALLENGE], ids=lambda p: p.method.value)
+@given(numbers=st.lists(st.integers(0, 60), max_size=40))
+def test_no_number_is_delivered_twice(policy: SynchronizationPolicy, numbers: list[int]) -> None:
+    sync, window, clock = Synchronization(), ReplayWindow(), count()
+    delivered: list[int] = []
+    for number in numbers:
+        now = float(next(clock))
+        try:
+            outcome = sync.decide(policy, window, number, request(), now, counting_entropy())
+        except Rejected:
+            continue
+        if isinstance(outcome, Freshness):
+            delivered.append(number)
+    assert len(set(delivered)) == len(delivered)
+    assert not (policy is CHALLENGE and delivered)
+    if policy is BASELINE and numbers:
+        assert all(number > numbers[0] for number in delivered)
+    if policy is BEST_EFFORT and numbers:
+        assert delivered[0] == numbers[0]
+
+
+def test_an_option_behind_repeat_changes_nothing_for_an_ordinary_request() -> None:
+    sender, listener = pair()
+    message = request(coap.GET, (coap.URI_PATH, b"light"), (coap.REQUEST_TAG, b"\x01"))
+    assert deliver(listener, protect(sender, message).message).message == message
+
+
+@pytest.mark.parametrize(
+    "routing",
+    [
+        (coap.URI_HOST, b"h"),
+        (coap.URI_PORT, b"\x16"),
+        (coap.PROXY_URI, b"coap://h"),
+        (coap.PROXY_SCHEME, b"coap"),
+        (coap.REPEAT, bytes(8)),
+    ],
+)
+def test_what_only_routes_a_request_does_not_make_it_another(routing: tuple[int, bytes]) -> None:
+    plain = request(coap.PUT, (coap.URI_PATH, b"a"), payload=b"x")
+    assert request_digest(request(coap.PUT, *sorted([(coap.URI_PATH, b"a"), routing]), payload=b"x")) == (
+        request_digest(plain)
+    )
+
+
+def test_option_and_payload_bytes_are_not_confused_in_the_digest() -> None:
+    with_option = request(coap.PUT, (coap.URI_PATH, b"ab"))
+    with_payload = request(coap.PUT, (coap.URI_PATH, b"a"), payload=b"b")
+    assert len({request_digest(m) for m in (with_option, with_payload, request(coap.PUT))}) == 3
+
+
+def test_the_group_address_is_what_makes_a_request_multicast() -> None:
+    sender, listener = pair()
+    assert deliver(listener, protect(sender).message, destination=ADDRESS).exchange.by_multicast
+    assert not deliver(listener, protect(sender).message, destination=None).exchange.by_multicast

@@ -1,0 +1,462 @@
+"""Run-time state: no sequence number twice and no window forgotten, whatever ends the process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from groupcoap.core.sequence import MAXIMUM, SequenceNumbers
+from groupcoap.errors import (
+    FileFault,
+    GroupcoapError,
+    MisuseError,
+    SequenceNumbersExhausted,
+    StateLocked,
+    StateLost,
+)
+from groupcoap.files import state as state_module
+from groupcoap.files.journal import encode_journal
+from groupcoap.files.state import BLOCK, EndpointState, MemoryState, RuntimeState, StateKey, StoredWindow
+
+GID = bytes(range(12))
+KEY = StateKey("room", GID, b"\x01")
+PURE = StateKey("room", GID, None)
+KEYED = ("room", GID, b"\x01")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "state.journal"
+    EndpointState.create(path, [KEY])
+    return path
+
+
+def crash(state: EndpointState) -> None:
+    """What the operating system does when the process dies: nothing is written any more, the lock goes."""
+    state._closed = True
+    state._journal.close()
+    state._lock.release()
+
+
+def taken(numbers: SequenceNumbers, count: int) -> list[int]:
+    return [numbers.take() for _ in range(count)]
+
+
+def test_a_new_state_starts_at_zero_with_no_windows(path: Path) -> None:
+    with EndpointState.open(path) as state:
+        assert taken(state.sequence_numbers(*KEYED), 3) == [0, 1, 2]
+        assert state.windows(*KEYED) == {}
+        assert state.keys == (KEY,)
+        assert state.stopped_cleanly
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_clean_stop_wastes_no_number(path: Path) -> None:
+    with EndpointState.open(path) as state:
+        taken(state.sequence_numbers(*KEYED), 3)
+    with EndpointState.open(path) as state:
+        assert state.stopped_cleanly
+        assert state.sequence_numbers(*KEYED).take() == 3
+
+
+def test_after_an_unclean_stop_the_reserved_range_counts_as_used(path: Path) -> None:
+    state = EndpointState.open(path)
+    taken(state.sequence_numbers(*KEYED), 3)
+    crash(state)
+    with EndpointState.open(path) as state:
+        assert not state.stopped_cleanly
+        assert state.sequence_numbers(*KEYED).take() == BLOCK
+    with EndpointState.open(path) as state:
+        assert state.sequence_numbers(*KEYED).take() == BLOCK + 1
+
+
+def test_a_crash_before_the_first_number_wastes_none(path: Path) -> None:
+    for _ in range(3):
+        state = EndpointState.open(path)
+        state.sequence_numbers(*KEYED)
+        crash(state)
+    with EndpointState.open(path) as state:
+        assert state.sequence_numbers(*KEYED).take() == 0
+
+
+def test_the_reservation_is_durable_before_a_number_is_given_out(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with EndpointState.open(path) as state:
+        numbers = state.sequence_numbers(*KEYED)
+
+        def fail(_descriptor: int) -> None:
+            raise OSError(5, "Input/output error")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fdatasync", fail)
+            with pytest.raises(FileFault, match="cannot be written"):
+                numbers.take()
+        with pytest.raises(FileFault, match="earlier failure"):
+            state.record_window(*KEYED, b"\x02", 1, 1)
+
+
+def test_the_same_numbers_object_each_time(path: Path) -> None:
+    with EndpointState.open(path) as state:
+        assert state.sequence_numbers(*KEYED) is state.sequence_numbers(*KEYED)
+
+
+def test_numbers_kept_beyond_the_end_give_nothing(path: Path) -> None:
+    with EndpointState.open(path) as state:
+        numbers = state.sequence_numbers(*KEYED)
+        assert numbers.take() == 0
+    for _ in range(2 * BLOCK):
+        with pytest.raises(MisuseError):
+            numbers.take()
+    with EndpointState.open(path) as state:
+        assert state.sequence_numbers(*KEYED).take() == 1
+
+
+def test_closing_while_another_thread_takes_numbers(path: Path) -> None:
+    state = EndpointState.open(path)
+    numbers = state.sequence_numbers(*KEYED)
+    got: list[int] = []
+    started = threading.Event()
+
+    def take_on() -> None:
+        with suppress(MisuseError):
+            while True:
+                got.append(numbers.take())
+                started.set()
+
+    threads = [threading.Thread(target=take_on) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    started.wait()
+    state.close()
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+    with EndpointState.open(path) as state:
+        assert state.sequence_numbers(*KEYED).take() > max(got)
+    assert len(got) == len(set(got))
+
+
+def test_numbers_run_out(path: Path) -> None:
+    path.write_bytes(
+        encode_journal([["key", "room", GID.hex(), "01"], ["reserve", "room", GID.hex(), "01", MAXIMUM]])
+    )
+    with EndpointState.open(path) as state:
+        numbers = state.sequence_numbers(*KEYED)
+        assert numbers.take() == MAXIMUM
+        with pytest.raises(SequenceNumbersExhausted):
+            numbers.take()
+    with EndpointState.open(path) as state, pytest.raises(SequenceNumbersExhausted):
+        state.sequence_numbers(*KEYED).take()
+
+
+def test_windows_come_back_the_last_record_counts(path: Path) -> None:
+    state = EndpointState.open(path)
+    state.record_window(*KEYED, b"\x02", 5, 0b11)
+    state.record_window(*KEYED, b"", 0, 1)
+    state.record_window(*KEYED, b"\x02", 7, 0b1101)
+    expected = {b"\x02": StoredWindow(7, 0b1101), b"": StoredWindow(0, 1)}
+    assert state.windows(*KEYED) == expected
+    crash(state)
+    for _ in range(2):
+        with EndpointState.open(path) as state:
+            assert state.windows(*KEYED) == expected
+
+
+def test_a_pure_listener_has_windows_only(tmp_path: Path) -> None:
+    path = tmp_path / "state.journal"
+    EndpointState.create(path, [PURE])
+    with EndpointState.open(path) as state:
+        state.record_window("room", GID, None, b"\x00", 3, 1)
+        with pytest.raises(StateLost):
+            state.sequence_numbers("room", GID, b"")
+    with EndpointState.open(path) as state:
+        assert state.windows("room", GID, None) == {b"\x00": StoredWindow(3, 1)}
+
+
+@pytest.mark.parametrize(("highest", "bits"), [(-1, 0), (MAXIMUM + 1, 1), (0, 1 << 32), (0, -1)])
+def test_a_window_that_could_not_be_loaded_is_not_recorded(path: Path, highest: int, bits: int) -> None:
+    with EndpointState.open(path) as state, pytest.raises(MisuseError):
+        state.record_window(*KEYED, b"\x02", highest, bits)
+    EndpointState.open(path).close()
+
+
+def test_what_the_state_does_not_know_is_lost(path: Path) -> None:
+    with EndpointState.open(path) as state:
+        with pytest.raises(StateLost, match=r"has nothing for group 'hall'.*provision this device again"):
+            state.sequence_numbers("hall", GID, b"\x01")
+        with pytest.raises(StateLost, match="Endpoint ID '02'"):
+            state.windows("room", GID, b"\x02")
+        with pytest.raises(StateLost, match="a pure listener"):
+            state.record_window("room", GID, None, b"\x02", 1, 1)
+
+
+def test_a_missing_file_is_lost_state_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(StateLost, match="provision this device again"):
+        EndpointState.open(tmp_path / "state.journal")
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_existing_state_is_never_overwritten(path: Path) -> None:
+    before = path.read_bytes()
+    with pytest.raises(FileFault, match="exists already"):
+        EndpointState.create(path, [])
+    assert path.read_bytes() == before
+
+
+def test_a_new_epoch(path: Path) -> None:
+    renewed = ("room", b"the next gid", b"\x01")
+    with EndpointState.open(path) as state:
+        taken(state.sequence_numbers(*KEYED), 2)
+        state.add_key(*renewed)
+        state.add_key(*renewed)
+        assert state.sequence_numbers(*renewed).take() == 0
+        state.add_key(*renewed)
+    with EndpointState.open(path) as state:
+        assert state.sequence_numbers(*renewed).take() == 1
+        assert state.sequence_numbers(*KEYED).take() == 2
+
+
+def test_forgetting_is_for_good(path: Path) -> None:
+    state = EndpointState.open(path)
+    numbers = state.sequence_numbers(*KEYED)
+    numbers.take()
+    state.record_window(*KEYED, b"\x02", 5, 1)
+    state.forget("room", GID)
+    with pytest.raises(MisuseError):
+        numbers.take()
+    crash(state)
+    for _ in range(2):
+        with EndpointState.open(path) as state:
+            with pytest.raises(StateLost):
+                state.windows(*KEYED)
+            with pytest.raises(StateLost, match="has forgotten Gid"):
+                state.add_key(*KEYED)
+
+
+def test_what_was_forgotten_is_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state_module, "MAX_FORGOTTEN", 3)
+    with EndpointState.open(path) as state:
+        for number in range(10):
+            state.forget("room", bytes((number,)) * 12)
+    with EndpointState.open(path) as state:
+        assert list(state._contents.forgotten) == [("room", bytes((number,)) * 12) for number in (7, 8, 9)]
+
+
+def test_the_journal_stays_small_while_running(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state_module, "COMPACT_AT", 2000)
+    state = EndpointState.open(path)
+    numbers = state.sequence_numbers(*KEYED)
+    sizes = []
+    for number in range(100):
+        taken(numbers, BLOCK // 2)
+        state.record_window(*KEYED, b"\x02", number, 1)
+        sizes.append(path.stat().st_size)
+    assert max(sizes) < 2600
+    with pytest.raises(StateLocked):
+        EndpointState.open(path)
+    crash(state)
+    with EndpointState.open(path) as state:
+        assert state.windows(*KEYED) == {b"\x02": StoredWindow(99, 1)}
+        assert state.sequence_numbers(*KEYED).take() == 50 * BLOCK
+
+
+def test_only_one_may_hold_it(path: Path) -> None:
+    with EndpointState.open(path), pytest.raises(StateLocked, match=str(path)):
+        EndpointState.open(path)
+    EndpointState.open(path).close()
+
+
+def test_a_damaged_state_is_not_left_locked(path: Path) -> None:
+    good = path.read_bytes()
+    path.write_bytes(good.replace(b"room", b"r00m"))
+    for _ in range(2):
+        with pytest.raises(FileFault, match="line 2: is damaged"):
+            EndpointState.open(path)
+    path.write_bytes(good)
+    EndpointState.open(path).close()
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        ["unknown"],
+        [["key"]],
+        ["key", "room", "00"],
+        ["key", 1, "00", "00"],
+        ["key", "room", "0", "00"],
+        ["key", "room", 0, "00"],
+        ["reserve", "room", GID.hex(), "02", 1],
+        ["reserve", "room", GID.hex(), None, 1],
+        ["reserve", "room", GID.hex(), "01", -1],
+        ["reserve", "room", GID.hex(), "01", MAXIMUM + 2],
+        ["reserve", "room", GID.hex(), "01", True],
+        ["window", "room", GID.hex(), "01", "02", -1, 0],
+        ["window", "room", GID.hex(), "01", "02", 0],
+        ["window", "hall", GID.hex(), "01", "02", 0, 0],
+        ["forget", "room"],
+        ["stop", 1],
+        ["stop", [["room"]]],
+    ],
+)
+def test_a_record_that_makes_no_sense_is_refused(path: Path, record: list[Any]) -> None:
+    path.write_bytes(encode_journal([["key", "room", GID.hex(), "01"], record]))
+    with pytest.raises(FileFault, match="line 3: is not a known record"):
+        EndpointState.open(path)
+
+
+def test_closing_twice_and_using_afterwards(path: Path) -> None:
+    state = EndpointState.open(path)
+    state.close()
+    state.close()
+    for use in (lambda: state.record_window(*KEYED, b"", 0, 1), lambda: state.add_key("x", GID, None)):
+        with pytest.raises(MisuseError, match="closed"):
+            use()
+
+
+def test_a_failed_journal_is_closed_quietly(path: Path) -> None:
+    state = EndpointState.open(path)
+    state._journal.failed = True
+    state.close()
+    EndpointState.open(path).close()
+
+
+def torn_states() -> list[tuple[str, Callable[[EndpointState], object]]]:
+    return [
+        ("reserve", lambda state: taken(state.sequence_numbers(*KEYED), 1)),
+        ("window", lambda state: state.record_window(*KEYED, b"\x02", 9, 3)),
+        ("key", lambda state: state.add_key("room", b"the next gid", b"\x01")),
+        ("forget", lambda state: state.forget("hall", GID)),
+        ("stop", lambda state: state.close()),
+    ]
+
+
+@pytest.mark.parametrize(("kind", "act"), torn_states(), ids=[kind for kind, _ in torn_states()])
+def test_torn_at_every_byte_of_the_last_record(
+    path: Path, kind: str, act: Callable[[EndpointState], object]
+) -> None:
+    state = EndpointState.open(path)
+    highest = taken(state.sequence_numbers(*KEYED), BLOCK)[-1]
+    state.record_window(*KEYED, b"\x02", 5, 1)
+    before = path.read_bytes()
+    act(state)
+    if kind != "stop":
+        crash(state)
+    after = path.read_bytes()
+    assert after.startswith(before)
+    assert f'["{kind}"'.encode() in after[len(before) :]
+    for cut in range(len(before), len(after) + 1):
+        path.write_bytes(after[:cut])
+        with EndpointState.open(path) as state:
+            window = state.windows(*KEYED)[b"\x02"]
+            assert window == (
+                StoredWindow(9, 3) if kind == "window" and cut >= len(after) - 1 else StoredWindow(5, 1)
+            )
+            number = state.sequence_numbers(*KEYED).take()
+            # the record's effect was not out: at worst the numbers taken by it are skipped
+            assert number > highest
+            if cut == len(after):
+                assert number == (2 * BLOCK if kind == "reserve" else highest + 1)
+
+
+WORKER = """
+import sys
+from pathlib import Path
+from groupcoap.files.state import EndpointState
+with EndpointState.open(Path(sys.argv[1])) as state:
+    numbers = state.sequence_numbers("room", bytes(range(12)), b"\\x01")
+    while True:
+        number = numbers.take()
+        state.record_window("room", bytes(range(12)), b"\\x01", b"\\x02", number, 1)
+        print(number, flush=True)
+"""
+
+
+@pytest.mark.processes
+def test_kill_9_in_the_middle(path: Path) -> None:
+    seen: list[int] = []
+    for lines in (1, 40, 300, 7):
+        with subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(path)], stdout=subprocess.PIPE, text=True
+        ) as worker:
+            assert worker.stdout is not None
+            for _ in range(lines):
+                seen.append(int(worker.stdout.readline()))
+            if lines == 40:
+                with pytest.raises(StateLocked, match=f"process {worker.pid}"):
+                    EndpointState.open(path)
+            worker.kill()
+            seen.extend(int(line) for line in worker.stdout if line.endswith("\n"))
+            worker.wait()
+        assert len(seen) == len(set(seen))
+        with EndpointState.open(path) as state:
+            assert not state.stopped_cleanly
+            assert state.windows(*KEYED)[b"\x02"].highest >= seen[-1]
+            assert state.sequence_numbers(*KEYED).take() > max(seen)
+            seen.append(state.sequence_numbers(*KEYED).take())
+
+
+ACTIONS = st.lists(
+    st.tuples(st.sampled_from(["take", "window", "crash", "stop"]), st.integers(0, 300)), max_size=12
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(actions=ACTIONS)
+def test_random_histories_never_repeat_a_number(
+    tmp_path_factory: pytest.TempPathFactory, actions: list[tuple[str, int]]
+) -> None:
+    path = tmp_path_factory.mktemp("state") / "state.journal"
+    EndpointState.create(path, [KEY])
+    state = EndpointState.open(path)
+    last, windows = -1, {}
+    for action, amount in actions:
+        if action == "take":
+            for number in taken(state.sequence_numbers(*KEYED), amount):
+                assert number > last
+                last = number
+        elif action == "window":
+            sender = bytes((amount % 3,))
+            state.record_window(*KEYED, sender, amount, 1)
+            windows[sender] = StoredWindow(amount, 1)
+        else:
+            if action == "crash":
+                crash(state)
+            else:
+                state.close()
+            state = EndpointState.open(path)
+            assert state.stopped_cleanly == (action == "stop")
+        assert state.windows(*KEYED) == windows
+    state.close()
+
+
+def test_memory_state_has_the_same_interface() -> None:
+    state: RuntimeState = MemoryState()
+    state.add_key(*KEYED)
+    assert taken(state.sequence_numbers(*KEYED), 2) == [0, 1]
+    assert state.sequence_numbers(*KEYED).take() == 2
+    state.record_window(*KEYED, b"\x02", 5, 1)
+    assert state.windows(*KEYED) == {b"\x02": StoredWindow(5, 1)}
+    assert state.windows("room", GID, None) == {}
+    state.forget("room", GID)
+    for use in (lambda: state.windows(*KEYED), lambda: state.add_key(*KEYED)):
+        with pytest.raises(GroupcoapError):
+            use()
+    with pytest.raises(MisuseError):
+        state.record_window(*KEYED, b"\x02", -1, 0)
+    state.close()
+
+
+def test_the_durable_state_is_a_runtime_state(path: Path) -> None:
+    state: RuntimeState = EndpointState.open(path)
+    state.close()

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+
+from groupcoap.core.multicast_oscore_04 import MULTICAST_OSCORE_04
+from groupcoap.cose.credentials import Credential, CredentialKind
+from groupcoap.errors import MisuseError
+from groupcoap.membership import Epoch, GroupAddress, GroupConfiguration, Member, Role
+from groupcoap.secret import Secret
+from support import ADDRESS, GID, MULTICASTER, NEXT_GID, private_key
+
+HOST = ip_address("ff35:30:2001:db8::23")
+MEMBER = Member(
+    MULTICASTER,
+    "switch",
+    frozenset({Role.MULTICASTER}),
+    Credential(CredentialKind.RAW_KEY, private_key(MULTICASTER).public_key.data),
+)
+EPOCH = Epoch(GID, Secret(b"\xa5" * 16), b"\x52", private_key(b"\x52"), (MEMBER,))
+PURE_EPOCH = Epoch(GID, Secret(b"\xa5" * 16), None, None, (MEMBER,))
+GROUP = GroupConfiguration(
+    "lights", MULTICAST_OSCORE_04, (GroupAddress(HOST),), frozenset({Role.LISTENER}), (EPOCH,)
+)
+
+
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [
+        (GroupAddress(HOST), "[ff35:30:2001:db8::23]"),
+        (GroupAddress(HOST, 61616), "[ff35:30:2001:db8::23]:61616"),
+        (GroupAddress(ip_address("224.0.1.187")), "224.0.1.187"),
+        (GroupAddress(ip_address("224.0.1.187"), 5684), "224.0.1.187:5684"),
+    ],
+)
+def test_an_address_shows_as_in_a_uri(address: GroupAddress, text: str) -> None:
+    assert str(address) == text
+
+
+def test_an_address_packs_to_what_the_registry_looks_up() -> None:
+    assert GroupAddress(HOST).packed == ADDRESS
+    assert GroupAddress(HOST).port == 5683
+
+
+@pytest.mark.parametrize(
+    ("host", "port"),
+    [("2001:db8::1", 5683), ("192.0.2.1", 5683), (str(HOST), 0), (str(HOST), 65536), (str(HOST), -1)],
+)
+def test_what_is_no_multicast_address_or_port_is_refused(host: str, port: int) -> None:
+    with pytest.raises(MisuseError):
+        GroupAddress(ip_address(host), port)
+
+
+@pytest.mark.parametrize("missing", ["own_id", "private_key"])
+def test_an_endpoint_id_and_a_private_key_come_together(missing: str) -> None:
+    values: dict[str, Any] = {missing: None}
+    with pytest.raises(MisuseError):
+        replace(EPOCH, **values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"name": ""},
+        {"addresses": ()},
+        {"epochs": ()},
+        {"roles": frozenset()},
+        {"roles": frozenset({Role.PURE_LISTENER, Role.LISTENER})},
+        {"roles": frozenset({Role.PURE_LISTENER})},
+        {"epochs": (PURE_EPOCH,)},
+        {"epochs": (PURE_EPOCH, EPOCH)},
+    ],
+    ids=[
+        "no name",
+        "no address",
+        "no epoch",
+        "no role",
+        "pure and not",
+        "pure with an id",
+        "listener without an id",
+        "an old epoch without an id",
+    ],
+)
+def test_a_group_that_makes_no_sense_is_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(MisuseError):
+        replace(GROUP, **values)
+
+
+def test_a_pure_listener_has_no_id() -> None:
+    pure = replace(GROUP, roles=frozenset({Role.PURE_LISTENER}), epochs=(PURE_EPOCH,))
+    assert pure.current.own_id is None
+
+
+def test_the_last_epoch_is_the_current_one() -> None:
+    newer = replace(EPOCH, gid=NEXT_GID)
+    assert replace(GROUP, epochs=(EPOCH, newer)).current is newer
+
+
+def test_a_configuration_shows_no_secret() -> None:
+    for secret in (EPOCH.master_secret, private_key(b"\x52").secret):
+        assert secret.reveal().hex() not in repr(GROUP)
+        assert repr(secret.reveal())[2:-1] not in repr(GROUP)

@@ -1,0 +1,222 @@
+"""The published vectors, each on its own; and that the runner fails whatever it should."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from groupcoap.errors import FileFault
+from groupcoap.vectors import FORMAT, Outcome, check_file, check_vector
+
+VECTORS = Path(__file__).parent / "vectors"
+PROFILE = "multicast-oscore-04"
+Vector = dict[str, Any]
+
+EXPECTED = {
+    "derive.json": {"derive": 5},
+    "messages.json": {"protect_request": 5, "protect_response": 6, "verify_request": 6, "verify_response": 6},
+    "nonce.json": {"nonce": 5},
+    "option.json": {"option": 8},
+    "rejects.json": {
+        "option": 6,
+        "protect_request": 1,
+        "protect_response": 1,
+        "verify_request": 9,
+        "verify_response": 2,
+    },
+    "sequences.json": {"sequence": 6},
+}
+
+
+def load(name: str) -> list[Vector]:
+    vectors: list[Vector] = json.loads((VECTORS / name).read_text("utf-8"))["vectors"]
+    return vectors
+
+
+CORPUS = [vector for name in EXPECTED for vector in load(name)]
+ACCEPTED = [vector for vector in CORPUS if "output" in vector]
+REJECTED = [vector for vector in CORPUS if "reject" in vector]
+
+
+def each(vectors: list[Vector]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("vector", vectors, ids=[vector["name"] for vector in vectors])
+
+
+def problem(vector: Any) -> str:
+    """Why the vector fails, which it must."""
+    found = check_vector(vector).problem
+    assert found is not None
+    return found
+
+
+def test_the_corpus_is_complete() -> None:
+    assert {path.name for path in VECTORS.glob("*.json")} == set(EXPECTED)
+    for name, counts in EXPECTED.items():
+        assert Counter(vector["kind"] for vector in load(name)) == counts, name
+    assert (len(ACCEPTED), len(REJECTED)) == (47, 19)
+    assert len({vector["name"] for vector in CORPUS}) == len(CORPUS)
+
+
+@each(CORPUS)
+def test_vector(vector: Vector) -> None:
+    assert check_vector(vector) == Outcome(vector["name"], None)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_whole_file_passes_in_its_order(name: str) -> None:
+    assert list(check_file(VECTORS / name)) == [Outcome(vector["name"], None) for vector in load(name)]
+
+
+# ---- the runner fails what it should
+
+
+def altered(value: Any) -> Any:
+    """Some other value of the same kind."""
+    if isinstance(value, dict):
+        key = next(iter(value))
+        return {**value, key: altered(value[key])}
+    if isinstance(value, list):
+        return [*value[:-1], "deliver" if value[-1] != "deliver" else "reject"]
+    if isinstance(value, int):
+        return value + 1
+    if not value:  # null or empty
+        return "00"
+    return value[:-1] + ("0" if value[-1] != "0" else "1")
+
+
+OUTPUT_FIELDS = [(vector, field) for vector in ACCEPTED for field in vector["output"]]
+
+
+@pytest.mark.parametrize(
+    ("vector", "field"), OUTPUT_FIELDS, ids=[f"{vector['name']}-{field}" for vector, field in OUTPUT_FIELDS]
+)
+def test_a_vector_with_one_wrong_output_fails_by_its_name(vector: Vector, field: str) -> None:
+    wrong = deepcopy(vector)
+    wrong["output"][field] = altered(wrong["output"][field])
+    outcome = check_vector(wrong)
+    assert outcome.name == vector["name"]
+    assert outcome.problem is not None
+    assert outcome.problem.startswith(field)
+
+
+@each(ACCEPTED)
+def test_what_is_accepted_fails_where_it_must_be_refused(vector: Vector) -> None:
+    wrong = {key: value for key, value in vector.items() if key != "output"}
+    assert problem({**wrong, "reject": "the reason"}) == "accepted, must be refused: the reason"
+
+
+@each(REJECTED)
+def test_what_is_refused_fails_where_it_must_be_accepted(vector: Vector) -> None:
+    wrong = {key: value for key, value in vector.items() if key != "reject"}
+    assert problem({**wrong, "output": {}}).startswith("refused: ")
+
+
+@pytest.mark.parametrize("kind", ["", "protect", "Derive", None])
+def test_an_unknown_kind_fails(kind: object) -> None:
+    assert "unknown kind" in problem({**CORPUS[0], "kind": kind})
+
+
+def test_a_missing_kind_fails() -> None:
+    assert "unknown kind" in problem({key: value for key, value in CORPUS[0].items() if key != "kind"})
+
+
+@pytest.mark.parametrize("vector", [None, 5, "derive", []])
+def test_what_is_no_vector_fails(vector: object) -> None:
+    assert problem(vector)
+
+
+def test_a_vector_needs_exactly_one_expectation() -> None:
+    neither = {key: value for key, value in ACCEPTED[0].items() if key != "output"}
+    for wrong in (neither, {**ACCEPTED[0], "reject": "why"}):
+        assert problem(wrong) == "needs either output or reject"
+
+
+@each([ACCEPTED[0], REJECTED[0]])
+@pytest.mark.parametrize("data", [{}, None, [], "text"])
+def test_an_unusable_input_fails_even_where_a_refusal_is_expected(vector: Vector, data: object) -> None:
+    assert "not a usable vector" in problem({**vector, "input": data})
+
+
+def test_an_output_field_that_is_not_known_fails() -> None:
+    assert problem({**ACCEPTED[0], "output": {**ACCEPTED[0]["output"], "extra": "00"}}) == "extra: not known"
+
+
+def test_an_unknown_algorithm_is_a_refusal() -> None:
+    wrong = deepcopy(ACCEPTED[0])
+    wrong["input"]["common"]["aead"] = 999
+    assert problem(wrong).startswith("refused: ")
+
+
+def test_a_wrong_common_iv_length_is_a_refusal() -> None:
+    wrong = deepcopy(next(vector for vector in ACCEPTED if vector["kind"] == "nonce"))
+    wrong["input"]["common_iv"] += "00"
+    assert problem(wrong).startswith("refused: ")
+
+
+def test_a_response_that_cannot_be_asked_for_is_a_refusal() -> None:
+    wrong = deepcopy(next(v for v in ACCEPTED if v["name"] == "protect-response-notification"))
+    wrong["input"]["fresh_partial_iv"] = False
+    assert problem(wrong).startswith("refused: ")
+
+
+# ---- files
+
+
+def write(path: Path, content: object) -> Path:
+    path.write_text(content if isinstance(content, str) else json.dumps(content), "utf-8")
+    return path
+
+
+@pytest.mark.parametrize("number", ["groupcoap-vectors-2", "", None])
+def test_another_format_fails_the_file(tmp_path: Path, number: object) -> None:
+    path = write(tmp_path / "v.json", {"format": number, "profile": PROFILE, "vectors": CORPUS[:1]})
+    (outcome,) = check_file(path)
+    assert outcome.name == "v.json"
+    assert outcome.problem is not None
+    assert FORMAT in outcome.problem
+
+
+@pytest.mark.parametrize("profile", ["multicast-oscore-05", "", None, []])
+def test_another_profile_fails_the_file(tmp_path: Path, profile: object) -> None:
+    path = write(tmp_path / "v.json", {"format": FORMAT, "profile": profile, "vectors": CORPUS[:1]})
+    (outcome,) = check_file(path)
+    assert outcome.problem is not None
+    assert "profile" in outcome.problem
+
+
+def test_a_file_without_format_or_profile_fails(tmp_path: Path) -> None:
+    for content in ({"vectors": []}, {"format": FORMAT, "vectors": []}):
+        assert [outcome.problem is not None for outcome in check_file(write(tmp_path / "v.json", content))] == [
+            True
+        ]
+
+
+def test_one_failing_vector_does_not_hide_the_others(tmp_path: Path) -> None:
+    content = {
+        "format": FORMAT,
+        "profile": PROFILE,
+        "vectors": [CORPUS[0], {"name": "odd", "kind": "?"}, CORPUS[1]],
+    }
+    outcomes = list(check_file(write(tmp_path / "v.json", content)))
+    assert [outcome.problem is None for outcome in outcomes] == [True, False, True]
+    assert outcomes[1].name == "odd"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"vectors": {}}', '{"vectors": 1}'])
+def test_what_is_no_vector_file_is_a_fault_of_the_file(tmp_path: Path, content: str) -> None:
+    path = write(tmp_path / "v.json", content)
+    with pytest.raises(FileFault, match=r"v\.json"):
+        list(check_file(path))
+
+
+def test_a_file_that_is_not_text_or_not_there_is_a_fault_of_the_file(tmp_path: Path) -> None:
+    binary = tmp_path / "binary.json"
+    binary.write_bytes(b"\xff\xfe\x00")
+    for path in (binary, tmp_path / "missing.json"):
+        with pytest.raises(FileFault, match=path.name):
+            list(check_file(path))
