@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from ipaddress import ip_address
 from itertools import count
+from typing import TypeVar
 
 import pytest
 from hypothesis import strategies as st
@@ -39,6 +40,8 @@ from groupcoap.cose.keys import PrivateKey, signature_algorithm
 from groupcoap.errors import Reason, Rejected
 from groupcoap.secret import Secret
 
+Result = TypeVar("Result")
+
 GROUP = "lights"
 GID = bytes.fromhex("a1b2c3d4e5f6071800000000")
 NEXT_GID = bytes.fromhex("a1b2c3d4e5f6071800000001")
@@ -63,6 +66,14 @@ def refused(reason: Reason) -> Iterator[None]:
     with pytest.raises(Rejected) as caught:
         yield
     assert caught.value.reason is reason, str(caught.value)
+
+
+def attempt(call: Callable[[], Result]) -> Result | Reason:
+    """What comes out, or the reason why it was rejected: nothing but `Rejected` may be raised."""
+    try:
+        return call()
+    except Rejected as rejection:
+        return rejection.reason
 
 
 def counting_entropy() -> Entropy:

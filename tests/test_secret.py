@@ -46,7 +46,7 @@ def test_a_secret_is_not_pickled_or_copied(store: Callable[[Secret], object]) ->
 
 def test_a_secret_keeps_its_own_bytes() -> None:
     source = bytearray(VALUE)
-    secret = Secret(source)
+    secret = Secret(memoryview(source))  # type: ignore[arg-type]
     source[0] ^= 0xFF
     assert secret.reveal() == VALUE
 

@@ -189,11 +189,10 @@ def test_another_profile_fails_the_file(tmp_path: Path, profile: object) -> None
     assert "profile" in outcome.problem
 
 
-def test_a_file_without_format_or_profile_fails(tmp_path: Path) -> None:
-    for content in ({"vectors": []}, {"format": FORMAT, "vectors": []}):
-        assert [outcome.problem is not None for outcome in check_file(write(tmp_path / "v.json", content))] == [
-            True
-        ]
+@pytest.mark.parametrize("content", [{}, {"format": FORMAT}, {"profile": PROFILE}])
+def test_a_file_without_format_or_profile_fails(tmp_path: Path, content: Vector) -> None:
+    (outcome,) = check_file(write(tmp_path / "v.json", {**content, "vectors": []}))
+    assert outcome.problem is not None
 
 
 def test_one_failing_vector_does_not_hide_the_others(tmp_path: Path) -> None:

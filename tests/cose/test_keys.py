@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groupcoap.cose import keys
 from groupcoap.cose.keys import (
     DEFAULT_SIGNATURE,
     SIGNATURE_ALGORITHMS,
@@ -150,7 +149,7 @@ def test_a_generated_key_is_new_and_can_be_stored(algorithm: SignatureAlgorithm)
 
 def test_generation_tries_again_when_the_randomness_is_no_scalar(monkeypatch: pytest.MonkeyPatch) -> None:
     values = iter([bytes(32), b"\xff" * 32, b"\x05" * 32])
-    monkeypatch.setattr(keys.os, "urandom", lambda length: next(values))
+    monkeypatch.setattr("os.urandom", lambda length: next(values))
     assert signature_algorithm(-7).generate().secret.reveal() == b"\x05" * 32
 
 

@@ -112,7 +112,7 @@ async def answers(collection: Collection) -> list[Answer]:
     return [answer async for answer in collection]
 
 
-async def eventually(condition: Callable[[], bool]) -> None:
+async def eventually(condition: Callable[[], object]) -> None:
     """Until this holds, looked at after every turn of the event loop."""
     async with asyncio.timeout(TIMEOUT):
         while not condition():  # noqa: ASYNC110 — the conditions are of many kinds

@@ -7,12 +7,14 @@ from contextlib import AsyncExitStack
 
 import aiocoap
 import pytest
+from aiocoap import resource
 from devices import Big, answers, eventually, get, lamps, put, switch
 from world import BEST_EFFORT, World
 
 from groupcoap.core.policy import GroupPolicy
 from groupcoap.core.requests import SignatureState
 from groupcoap.core.synchronization import Freshness
+from groupcoap.endpoint.etags import BlockEtags
 from groupcoap.endpoint.listener import Listener
 from groupcoap.endpoint.multicaster import KNOWN, Multicaster
 from groupcoap.errors import MisuseError
@@ -187,3 +189,27 @@ async def test_a_group_cannot_be_served_twice() -> None:
         endpoint, light = opened[0]
         with pytest.raises(MisuseError, match="served already"):
             Listener(endpoint, light)
+
+
+async def test_blocks_of_two_states_of_a_resource_are_not_put_together() -> None:
+    world = World(listeners=1)
+    async with lamps(world) as opened, switch(world) as multicaster:
+        endpoint, _ = opened[0]
+        site = endpoint.sites._sites["room"]
+
+        class Changing(resource.Resource):  # type: ignore[misc]
+            """Sets no ETag, answers later blocks from another state than the first."""
+
+            async def needs_blockwise_assembly(self, request: aiocoap.Message) -> bool:
+                return False
+
+            async def render_get(self, request: aiocoap.Message) -> aiocoap.Message:
+                number = request.opt.block2.block_number if request.opt.block2 else 0
+                if number == 1:
+                    endpoint.messages._etags = BlockEtags()  # as if the first block were of long ago
+                return aiocoap.Message(payload=bytes(64), block2=(number, True, 2))
+
+        site.add_resource(["changing"], Changing())
+        collection = multicaster.request(get("changing"), timeout=0.5)
+        assert await answers(collection) == []
+        assert "ETag" in collection.problems[world.lamp_ids[0]]

@@ -145,13 +145,14 @@ class World:
         state: RuntimeState | None = None,
         policy: ListenerPolicy | None = None,
         leisure: float = 0.0,
+        network: NetworkOptions | None = None,
         **options: object,
     ) -> Endpoint:
-        network = NetworkOptions(interface="lo", bind=ip_address(self.host(kid)), hop_limit=0)
+        loopback = NetworkOptions(interface="lo", bind=ip_address(self.host(kid)), hop_limit=0)
         return Endpoint(
             source or self.source(kid),
             state or MemoryState(),
-            network,
+            network or loopback,
             policy=policy,
             leisure=leisure,
             **options,  # type: ignore[arg-type]

@@ -34,7 +34,7 @@ from ..cose.keys import DEFAULT_SIGNATURE
 from ..endpoint.messages import from_core, to_core
 from ..secret import Secret
 
-DEFAULT_ROUNDS: Final = 160
+DEFAULT_ROUNDS: Final = 120
 GOALS: Final[dict[str, dict[str, tuple[str, float]]]] = {
     "protect": {"ratio": ("≤", 1.25), "message_ratio": ("≤", 1.6), "aiocoap_ratio": ("≥", 3.5)},
     "verify": {"ratio": ("≤", 1.15), "message_ratio": ("≤", 1.35), "aiocoap_ratio": ("≥", 2.2)},
@@ -160,17 +160,16 @@ def _protect_floor(group: _Group, floors: Sequence[_Floor]) -> None:
 
 
 def _verify_core(group: _Group, messages: Sequence[coap.Message]) -> None:
-    lamp = group.lamp
+    lamp, address, policy, entropy = group.lamp, _ADDRESS, _POLICY, os.urandom
     for message in messages:
-        request = decrypt_request(lamp, message, _ADDRESS, _POLICY, 0.0)
-        admit(request.check_signature(), _POLICY, 0.0, os.urandom)
+        admit(decrypt_request(lamp, message, address, policy, 0.0).check_signature(), policy, 0.0, entropy)
 
 
 def _verify_message(group: _Group, datagrams: Sequence[bytes]) -> None:
-    lamp = group.message_lamp
+    lamp, address, policy, entropy = group.message_lamp, _ADDRESS, _POLICY, os.urandom
     for datagram in datagrams:
-        request = decrypt_request(lamp, coap.decode(datagram), _ADDRESS, _POLICY, 0.0)
-        delivered = admit(request.check_signature(), _POLICY, 0.0, os.urandom)
+        request = decrypt_request(lamp, coap.decode(datagram), address, policy, 0.0)
+        delivered = admit(request.check_signature(), policy, 0.0, entropy)
         assert isinstance(delivered, DeliveredRequest)
         from_core(delivered.message, None)
 
@@ -190,10 +189,10 @@ def _verify_floor(group: _Group, floors: Sequence[_Floor]) -> None:
 
 
 def _decrypt_only(group: _Group, messages: Sequence[coap.Message]) -> None:
-    lamp = group.unverifying_lamp
+    lamp, address, policy, entropy = group.unverifying_lamp, _ADDRESS, _POLICY, os.urandom
     for message in messages:
-        request = decrypt_request(lamp, message, _ADDRESS, _POLICY, 0.0)
-        admit(request.waive_signature(_POLICY, deferred=False), _POLICY, 0.0, os.urandom)
+        request = decrypt_request(lamp, message, address, policy, 0.0)
+        admit(request.waive_signature(policy, deferred=False), policy, 0.0, entropy)
 
 
 def _decrypt_floor(group: _Group, floors: Sequence[_Floor]) -> None:
@@ -221,8 +220,8 @@ def _plain_messages(first_id: int) -> list[Any]:
 
 def _floor_of(group: _Group, protected: ProtectedRequest) -> _Floor:
     exchange, ciphertext = protected.exchange, protected.message.payload
-    aad, signed_head = exchange.prepared
-    to_be_signed = signed_head + bytes((0x58, len(ciphertext))) + ciphertext
+    aad = exchange.prepared[0]
+    _, to_be_signed = MULTICAST_OSCORE_04.countersigned(exchange.prepared, (_SWITCH, b""), ciphertext)
     plaintext = group.cipher.decrypt(exchange.nonce, ciphertext, aad)
     signed = crypto_sign(to_be_signed, group.signing_key)
     return _Floor(exchange.nonce, plaintext, aad, to_be_signed, ciphertext, signed)

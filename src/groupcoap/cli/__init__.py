@@ -1,8 +1,8 @@
 """The command line: a table of commands, each imported only when it is used, and the one place where errors become
 a line on standard error and an exit code.
 
-A command is a `click.Command` with the name of its module. It ends by returning, by `ctx.exit(code)`, or by an error
-of `groupcoap.errors`.
+A command is a `click.Command` with the name of its module. It ends by returning, by `ctx.exit(code)`, or by an
+error of `groupcoap.errors`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 
 import click
 
@@ -24,7 +25,7 @@ COMMANDS = {
     "vectors": "Check this implementation against test vectors.",
     "bench": "Measure the core and the collection of answers.",
 }
-"""Name, which is also the module's and the attribute's in it, and what `--help` says; in the order of a first visit."""
+"""Name, also of the module and of the attribute in it, and what `--help` says; in the order of a first visit."""
 
 EPILOG = "Exit codes: 0 done, 1 incomplete, 2 usage, 3 bad file, 4 state locked, 5 network."
 
@@ -72,6 +73,8 @@ def program() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program with these arguments (default: the process's); returns its exit code. Whatever was wrong
     stands on standard error, on one line."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a letter is no reason to fail
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = _run(given or ["--help"])
@@ -106,8 +109,8 @@ def _run(arguments: list[str]) -> int:
 
 def _usage(error: click.ClickException) -> int:
     if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
-        click.echo(error.format_message())
-        return 0
+        click.echo(error.format_message(), err=True)
+        return error.exit_code
     context = error.ctx if isinstance(error, click.UsageError) else None
     hint = f" (see: {context.command_path} --help)" if context is not None else ""
     _complain(error.format_message() + hint)

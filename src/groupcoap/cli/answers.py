@@ -63,7 +63,10 @@ class Summary:
         if self.refused:
             yield "refused: " + ", ".join(f"{count} × {reason.value}" for reason, count in self.refused.items())
         if not self.answered:
-            yield "nobody answered: do the listeners run, on this interface, and have they this resource?"
+            yield (
+                "nobody answered: do the listeners run, on this interface, and is there such a resource? "
+                "(Errors are not sent in answer to multicast.)"
+            )
 
     def json(self) -> dict[str, Any]:
         """The summary for programs."""

@@ -10,6 +10,4 @@ SIGNATURES: dict[str, SignatureAlgorithm] = {
     "es256": SIGNATURE_ALGORITHMS[-7],
 }
 
-AEADS: dict[str, AeadAlgorithm] = {
-    algorithm.name: algorithm for _, algorithm in sorted(AEAD_ALGORITHMS.items())
-}
+AEADS: dict[str, AeadAlgorithm] = {algorithm.name: algorithm for _, algorithm in sorted(AEAD_ALGORITHMS.items())}

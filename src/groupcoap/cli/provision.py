@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import click
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -29,48 +31,48 @@ ROLES: dict[str, frozenset[Role]] = {
     "both": frozenset({Role.MULTICASTER, Role.LISTENER}),
     "pure-listener": frozenset({Role.PURE_LISTENER}),
 }
-_MAX_DEVICES = 10_000
-_COUNT = click.IntRange(0, _MAX_DEVICES)
+MAX_DEVICES = 10_000
+"""Devices that are made at once, at most."""
+
+_COUNT = click.IntRange(0)
 
 
-class _Address(click.ParamType):
-    name = "address"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> GroupAddress:
-        try:
-            return value if isinstance(value, GroupAddress) else parse_address(value)
-        except MisuseError as error:
-            self.fail(str(error), param, ctx)
+def _address(text: str) -> GroupAddress:
+    try:
+        return parse_address(text)
+    except MisuseError as error:
+        raise click.BadParameter(str(error)) from None
 
 
-class _WithRole(click.ParamType):
+def _with_role(text: str) -> tuple[str, str]:
     """`SOMETHING=ROLE`, as (something, role)."""
-
-    name = "name=role"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
-        if isinstance(value, tuple):
-            return value
-        what, equals, role = value.rpartition("=")
-        if not equals or not what or role not in ROLES:
-            self.fail(f"{value!r} is not of the form {param and param.metavar}; roles: {', '.join(ROLES)}", param, ctx)
-        return what, role
+    what, _, role = text.rpartition("=")
+    if not what or role not in ROLES:
+        raise click.BadParameter(f"{text!r} does not end in =ROLE; roles: {', '.join(ROLES)}")
+    return what, role
 
 
 def _device_options(command: Callable[..., None]) -> Callable[..., None]:
-    with_role = _WithRole()
     for option in (
-        click.option("--join", multiple=True, type=with_role, metavar="NAME=ROLE", help="A device that is in DIR."),
+        click.option(
+            "--join",
+            multiple=True,
+            type=_with_role,
+            metavar="NAME=ROLE",
+            help="A device that is in DIR already: it gets this group in addition.",
+        ),
         click.option(
             "--identity",
             multiple=True,
-            type=with_role,
+            type=_with_role,
             metavar="FILE=ROLE",
-            help="A device with an identity made by keygen; FILE is copied into its directory, and the others' files "
+            help="A device whose identity keygen has made: FILE is copied into its directory; the other devices "
             "get its public part alone.",
         ),
-        click.option("--device", multiple=True, type=with_role, metavar="NAME=ROLE", help="A device of any name."),
-        click.option("--pure-listeners", type=_COUNT, metavar="N", help="Pure listeners (they never answer) panel-1, …"),
+        click.option("--device", multiple=True, type=_with_role, metavar="NAME=ROLE", help="A device of any name."),
+        click.option(
+            "--pure-listeners", type=_COUNT, metavar="N", help="Pure listeners, which never answer: panel-1, …"
+        ),
         click.option("--lamps", type=_COUNT, metavar="N", help="Listeners lamp-1, lamp-2, …"),
         click.option("--switches", type=_COUNT, metavar="N", help="Multicasters switch-1, switch-2, …"),
     ):
@@ -88,7 +90,11 @@ def _group_options(command: Callable[..., None]) -> Callable[..., None]:
             help="Of requests' signatures. Anything but always lets every member speak as any other.",
         ),
         click.option(
-            "--signature", type=click.Choice(list(SIGNATURES)), default="eddsa", show_default=True, help="Of members."
+            "--signature",
+            type=click.Choice(list(SIGNATURES)),
+            default="eddsa",
+            show_default=True,
+            help="Signatures.",
         ),
         click.option(
             "--kdf",
@@ -103,7 +109,7 @@ def _group_options(command: Callable[..., None]) -> Callable[..., None]:
             default=DEFAULT_AEAD.name,
             show_default=True,
             metavar="NAME",
-            help="Encryption.",
+            help=f"Encryption: {', '.join(AEADS)}.",
         ),
         click.option(
             "--sync",
@@ -116,13 +122,13 @@ def _group_options(command: Callable[..., None]) -> Callable[..., None]:
             "--address",
             "addresses",
             multiple=True,
-            type=_Address(),
+            type=_address,
             default=("224.0.1.187",),
             show_default=True,
             metavar="ADDRESS",
             help="Multicast address, IPv4 or IPv6, [ff05::fd]:5683 with a port. Repeat it for several.",
         ),
-        click.option("--group", "name", default="room", show_default=True, metavar="NAME", help="What it is called."),
+        click.option("--group", "name", default="room", show_default=True, metavar="NAME", help="Its name."),
     ):
         command = option(command)
     return command
@@ -161,8 +167,10 @@ def provision(
           --join switch-1=multicaster --join lamp-1=listener
     """
     counts = _counts(switches, lamps, pure_listeners, device, identity, join)
+    if sum(count for _, _, count in counts) > MAX_DEVICES:
+        raise MisuseError(f"at most {MAX_DEVICES} devices are made at once")
     devices = [
-        *(DevicePlan(f"{kind}-{n}", ROLES[role]) for kind, role, count in counts for n in range(1, count + 1)),
+        *(DevicePlan(name, ROLES[role]) for kind, role, n in counts for name in _numbered(directory, kind, n)),
         *(DevicePlan(name, ROLES[role]) for name, role in device),
         *(_with_identity(Path(path), role) for path, role in identity),
         *(DevicePlan(name, ROLES[role], existing=True) for name, role in join),
@@ -175,11 +183,11 @@ def provision(
         Kdf(kdf),
         SIGNATURES[signature],
     )
-    _show(directory, make_files(directory, plan, devices))
+    _show(make_files(directory, plan, devices))
 
 
 def _counts(
-    switches: int | None, lamps: int | None, pure_listeners: int | None, *named: tuple[Any, ...]
+    switches: int | None, lamps: int | None, pure_listeners: int | None, *named: tuple[tuple[str, str], ...]
 ) -> tuple[tuple[str, str, int], ...]:
     if switches is lamps is pure_listeners is None and not any(named):
         switches, lamps = 1, 3
@@ -190,6 +198,12 @@ def _counts(
     )
 
 
+def _numbered(directory: Path, kind: str, count: int) -> Iterator[str]:
+    """The first names of this kind that are free."""
+    names = (f"{kind}-{number}" for number in itertools.count(1))
+    return itertools.islice((name for name in names if not os.path.lexists(directory / name)), count)
+
+
 def _with_identity(path: Path, role: str) -> DevicePlan:
     if ROLES[role] == {Role.PURE_LISTENER}:
         raise MisuseError("a pure listener needs no identity: name it with --device NAME=pure-listener")
@@ -197,9 +211,9 @@ def _with_identity(path: Path, role: str) -> DevicePlan:
     return DevicePlan(identity.name, ROLES[role], identity)
 
 
-def _show(directory: Path, made: ProvisionedGroup) -> None:
+def _show(made: ProvisionedGroup) -> None:
     console = Console(highlight=False, soft_wrap=True)
-    table = Table("device", "role", "Endpoint ID", "files", title_justify="left")
+    table = Table("device", "role", "Endpoint ID", "files", box=box.SIMPLE_HEAD)
     for device in made.devices:
         endpoint_id = "–" if device.endpoint_id is None else device.endpoint_id.hex()
         files = f"{device.directory}" + ("  (group added)" if device.existing else "")
@@ -210,21 +224,22 @@ def _show(directory: Path, made: ProvisionedGroup) -> None:
     console.print(Text(f"{plan.aead.name}, HKDF-{plan.kdf.value.upper()}, {plan.signature.name}"))
     console.print(table)
     console.print("These files hold secret keys: keep them readable by yourself alone.")
-    _suggest(console, directory, made)
+    _suggest(console, made)
 
 
 def _roles(device: ProvisionedDevice) -> str:
     return ", ".join(role.value for role in Role if role in device.roles)
 
 
-def _suggest(console: Console, directory: Path, made: ProvisionedGroup) -> None:
+def _suggest(console: Console, made: ProvisionedGroup) -> None:
     listener = next(d for d in made.devices if d.roles & {Role.LISTENER, Role.PURE_LISTENER})
     sender = next(d for d in made.devices if Role.MULTICASTER in d.roles)
     group = "" if not any(d.existing for d in made.devices) else f"/{made.plan.name}.group.json"
     uri = f"coap://{made.plan.addresses[0]}/light"
+    listening, sending = (shlex.quote(f"{device.directory}{group}") for device in (listener, sender))
     commands = (
-        f"groupcoap listen {shlex.quote(f'{listener.directory}{group}')} --interface lo",
-        f"groupcoap send get {shlex.quote(uri)} --member {shlex.quote(f'{sender.directory}{group}')} --interface lo",
+        f"groupcoap listen {listening} --interface lo",
+        f"groupcoap send get {shlex.quote(uri)} --member {sending} --interface lo",
     )
     console.print("\nTry next, in two terminals on this machine (elsewhere name your network's interface):")
     for command in commands:

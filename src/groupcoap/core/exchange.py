@@ -63,17 +63,22 @@ class OutgoingExchange:
     One exchange collects from many listeners. Per listener it takes one response, or, if it observes,
     notifications with ever higher (Gid generation, Partial IV)."""
 
-    __slots__ = ("_last", "context", "ids", "nonce", "observe", "prepared")
+    __slots__ = ("_ids", "_last", "context", "nonce", "observe", "prepared")
 
     def __init__(
         self, context: SecurityContext, ids: RequestIds, prepared: Prepared, nonce: bytes, *, observe: bool
     ) -> None:
         self.context = context
-        self.ids = ids
+        self._ids: tuple[bytes, bytes, bytes] = ids
         self.prepared = prepared
         self.nonce = nonce
         self.observe = observe
         self._last: dict[bytes, tuple[int, int]] = {}
+
+    @property
+    def ids(self) -> RequestIds:
+        """The request's ids, which every response is bound to."""
+        return RequestIds(*self._ids)
 
     def check(self, kid: bytes, generation: int, number: int | None, *, notification: bool) -> None:
         """Whether a response of this listener would be accepted. `Rejected` if not. Changes nothing."""
@@ -94,12 +99,12 @@ class OutgoingExchange:
 
 
 def outgoing(
-    context: SecurityContext, ids: RequestIds, prepared: Prepared, nonce: bytes, observe: bool
+    context: SecurityContext, ids: tuple[bytes, bytes, bytes], prepared: Prepared, nonce: bytes, observe: bool
 ) -> OutgoingExchange:
     """`OutgoingExchange(…)`, likewise."""
     exchange = _blank(OutgoingExchange)
     exchange.context = context
-    exchange.ids = ids
+    exchange._ids = ids
     exchange.prepared = prepared
     exchange.nonce = nonce
     exchange.observe = observe

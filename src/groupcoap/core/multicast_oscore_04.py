@@ -21,7 +21,7 @@ from .coap import BYTE, KIND, Message
 from .contexts import CommonContext, RecipientContext, SenderContext
 from .option import FLAG_GID, FLAG_KID, MAX_LENGTH, OptionPrefix, encode_prefix
 from .profile import Binder, OptionTail, Prepared, RequestIds, Sealed, Split
-from .splitting import encode_plaintext, join_message, split_options
+from .splitting import encode_plaintext, joining, split_options
 
 FLAG_COUNTERSIGN: Final = 0x20
 _FLAGS_RESERVED: Final = 0xC0
@@ -99,7 +99,7 @@ class MulticastOscore04:
         def bind(partial_iv: bytes) -> Prepared:
             encrypt0, countersignature = heads[len(partial_iv)]
             rest = partial_iv + behind
-            return encrypt0 + rest, countersignature + rest
+            return encrypt0 + rest, countersignature, rest  # the latter two are joined with what is signed
 
         return bind
 
@@ -129,8 +129,7 @@ class MulticastOscore04:
         outer_code = (_OUTER_CODE_OBSERVE if observe else _OUTER_CODE)[KIND[code]]
         return outer_code, outer, encode_plaintext(code, inner, payload)
 
-    def join(self, outer: Message, plaintext: bytes) -> Message:
-        return join_message(outer, plaintext, _CLASS_U, _KEPT)
+    join = joining(_CLASS_U, _KEPT)
 
     def seal(
         self,
@@ -141,12 +140,12 @@ class MulticastOscore04:
         gid: bytes | None,
         plaintext: bytes,
     ) -> Sealed:
-        aad, signed = prepared
+        aad, head, rest = prepared
         try:
             payload = sender.cipher.encrypt(nonce, plaintext, aad)
         except (OverflowError, ValueError) as error:
             raise MisuseError(f"the message is too long for {sender.common.aead.name}: {error}") from None
-        to_be_signed = b"".join((signed, _bstr_head(len(payload)), payload))
+        to_be_signed = b"".join((head, rest, _bstr_head(len(payload)), payload))
         signature = sender.private_key.sign(to_be_signed)
         option = b"".join((encode_prefix(_RESPONSE_FLAGS, partial_iv, gid), signature, sender.sender_id))
         return option, payload, aad, to_be_signed
@@ -160,7 +159,7 @@ class MulticastOscore04:
             raise Rejected(Reason.DECRYPTION_FAILED) from None
 
     def countersigned(self, prepared: Prepared, tail: OptionTail, payload: bytes) -> tuple[bytes, bytes]:
-        return tail[1], b"".join((prepared[1], _bstr_head(len(payload)), payload))
+        return tail[1], b"".join((prepared[1], prepared[2], _bstr_head(len(payload)), payload))
 
 
 def split_tail(prefix: OptionPrefix, signature_length: int) -> tuple[bytes | None, bytes | None]:

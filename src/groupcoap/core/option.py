@@ -29,18 +29,19 @@ def decode_prefix(value: bytes) -> OptionPrefix:
     flags = value[0]
     size = flags & 7
     at = 1 + size
-    if size > 5 or length < at or length > MAX_LENGTH:
+    if size > 5 or not at <= length <= MAX_LENGTH:
         raise Rejected(Reason.MALFORMED, "Partial IV of a reserved length or cut short")
     if size > 1 and not value[1]:
         raise Rejected(Reason.MALFORMED, "Partial IV with a leading zero")
+    partial_iv = value[1:at] if size else None
     if flags & FLAG_GID:
-        end = at + 1 + value[at] if length > at else MAX_LENGTH + 1
-        if length < end:
+        gid_at = at + 1
+        if length < gid_at or length < (end := gid_at + value[at]):
             raise Rejected(Reason.MALFORMED, "Gid cut short")
-        return flags, value[1:at] if size else None, value[at + 1 : end], value[end:]
+        return flags, partial_iv, value[gid_at:end], value[end:]
     if not flags:
         raise Rejected(Reason.MALFORMED, "an all-zero flag byte means an empty value")
-    return flags, value[1:at] if size else None, None, value[at:]
+    return flags, partial_iv, None, value[at:]
 
 
 def encode_prefix(flags: int, partial_iv: bytes | None, gid: bytes | None) -> bytes:

@@ -85,14 +85,14 @@ def protect_request(
     partial_iv = partial_iv_bytes(number)
     bind = sender.bind  # called as a method, a function in a slot is looked up the slow way
     prepared = bind(partial_iv)
-    ids = _new(RequestIds, (sender.sender_id, partial_iv, gid))
+    ids = (sender.sender_id, partial_iv, gid)
     nonce = (sender.nonce_base ^ number).to_bytes(sender.nonce_length)
     option, payload, aad, to_be_signed = profile.seal(sender, prepared, nonce, partial_iv, gid, plaintext)
     if trace is not None:
-        trace(Trace(plaintext, profile.external_aad(common, ids), aad, to_be_signed, nonce, option))
+        trace(Trace(plaintext, profile.external_aad(common, RequestIds(*ids)), aad, to_be_signed, nonce, option))
     observe = message.option(coap.OBSERVE) if outer else None
     registers = observe is not None and coap.uint_value(observe) == 0
-    options = with_option(outer, OBJECT_SECURITY, option)
+    options = with_option(outer, OBJECT_SECURITY, option) if outer else ((OBJECT_SECURITY, option),)
     protected = _new(Message, (kind, outer_code, message_id, token, options, payload))
     return _new(ProtectedRequest, (protected, outgoing(context, ids, prepared, nonce, registers)))
 
@@ -253,8 +253,9 @@ def decrypt_request(
 
     `destination`: the packed multicast address that the datagram was sent to, None if it came by unicast.
     `now`: monotonic seconds. `Rejected` with the reason otherwise; no state changes."""
-    value = object_security(message)
-    kind, code, _, _, _, payload = message
+    kind, code, _, _, options, payload = message
+    plain = len(options) == 1 and options[0][0] == OBJECT_SECURITY  # nearly every request
+    value = options[0][1] if plain else object_security(message)
     if destination is not None and kind != NON:
         raise Rejected(Reason.NOT_FOR_MULTICAST)
     if not 0 < code < 0x20 or not payload:
@@ -264,12 +265,12 @@ def decrypt_request(
     if gid is None:
         raise Rejected(Reason.MALFORMED, "request without Gid")
     contexts = registry.find(gid, destination)
-    if len(contexts) == 1:
-        return _decrypt_under(contexts[0], message, prefix, destination, policy, now)
+    if destination is not None or len(contexts) == 1:
+        return _decrypt_under(contexts[0], message, payload, prefix, destination, policy, now)
     refused = Rejected(Reason.DECRYPTION_FAILED)
     for context in contexts:  # by unicast one Gid may stand for several groups: the right one decrypts
         try:
-            return _decrypt_under(context, message, prefix, destination, policy, now)
+            return _decrypt_under(context, message, payload, prefix, destination, policy, now)
         except Rejected as rejection:
             if refused.reason is Reason.DECRYPTION_FAILED:
                 refused = rejection
@@ -279,6 +280,7 @@ def decrypt_request(
 def _decrypt_under(
     context: SecurityContext,
     message: Message,
+    payload: bytes,
     prefix: OptionPrefix,
     destination: bytes | None,
     policy: SynchronizationPolicy,
@@ -292,7 +294,7 @@ def _decrypt_under(
     recipient = context.recipient(tail[0])
     number = _integer(partial_iv)
     if not recipient.window.is_new(number):
-        if len(message.payload) <= recipient.tag_length:  # malformed comes first: it never gets an error
+        if len(payload) <= recipient.tag_length:  # malformed comes first: it never gets an error
             raise Rejected(Reason.MALFORMED, "payload too short for a ciphertext")
         raise Rejected(Reason.REPLAY, f"sequence number {number} of {tail[0].hex()}")
     by_multicast = destination is not None
@@ -302,7 +304,6 @@ def _decrypt_under(
     bind = recipient.bind  # called as a method, a function in a slot is looked up the slow way
     prepared = bind(partial_iv)
     nonce = (recipient.nonce_base ^ number).to_bytes(recipient.nonce_length)
-    payload = message.payload
     inner = profile.join(message, profile.open(recipient, prepared, nonce, payload))
     options = inner.options
     if not by_multicast or (options and options[-1][0] >= REPEAT):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote_to_bytes
 
 from ..errors import MisuseError, Reason, Rejected
 from . import coap
 from .coap import BYTE, KIND, Message, Options, decode_options, encode_options
+
+if TYPE_CHECKING:
+    from .profile import Profile
 
 _DEFAULT_PORTS = {"coap": 5683, "coaps": 5684, "http": 80, "https": 443}
 _new = tuple.__new__  # a NamedTuple made this way costs a third; its own constructor does nothing else
@@ -56,24 +61,27 @@ def encode_plaintext(code: int, inner: Options, payload: bytes) -> bytes:
     return BYTE[code] + encode_options(inner)
 
 
-def join_message(outer: Message, plaintext: bytes, class_u: frozenset[int], kept: frozenset[int]) -> Message:
-    """The original message: header of the outer one; code, class E options and payload of the plaintext.
+def joining(class_u: frozenset[int], kept: frozenset[int]) -> Callable[[Profile, Message, bytes], Message]:
+    """The `join` of a profile: outer options stay only if in `kept`, inner ones only if not in `class_u`.
 
-    Outer options stay only if in `kept`, inner ones only if not in `class_u`. `Rejected` (malformed) if
-    the plaintext is not a message, or a response stands in a request or the other way round."""
-    if not plaintext:
-        raise Rejected(Reason.MALFORMED, "empty plaintext")
-    kind, outer_code, message_id, token, outer_options, _ = outer
-    code = plaintext[0]
-    side = KIND[code]
-    if not side or side != KIND[outer_code]:
-        raise Rejected(Reason.MALFORMED, f"inner code {coap.code_text(code)} in {coap.code_text(outer_code)}")
-    options, payload = decode_options(plaintext, 1, class_u)
-    if len(outer_options) > 1:
-        outside = [option for option in outer_options if option[0] in kept]
-        if outside:
-            options = tuple(sorted([*outside, *options], key=lambda option: option[0]))
-    return _new(Message, (kind, code, message_id, token, options, payload))
+    Made as a method, not called by one: it runs for every message."""
+
+    def join(_profile: Profile, outer: Message, plaintext: bytes) -> Message:
+        if not plaintext:
+            raise Rejected(Reason.MALFORMED, "empty plaintext")
+        kind, outer_code, message_id, token, outer_options, _ = outer
+        code = plaintext[0]
+        side = KIND[code]
+        if not side or side != KIND[outer_code]:
+            raise Rejected(Reason.MALFORMED, f"inner code {coap.code_text(code)} in {coap.code_text(outer_code)}")
+        options, payload = decode_options(plaintext, 1, class_u)
+        if len(outer_options) > 1:
+            outside = [option for option in outer_options if option[0] in kept]
+            if outside:
+                options = tuple(sorted([*outside, *options], key=lambda option: option[0]))
+        return _new(Message, (kind, code, message_id, token, options, payload))
+
+    return join
 
 
 def _decompose(value: bytes) -> tuple[bytes, list[tuple[int, bytes]]]:

@@ -98,9 +98,13 @@ class DeferredChecks:
 
     def _finished(self, future: asyncio.Future[list[SourceReport]]) -> None:
         self._running.discard(future)
-        for report in future.result():
-            self._pending -= 1
-            self._report(report)
+        reports = future.result()
+        self._pending -= len(reports)
+        for report in reports:
+            try:
+                self._report(report)
+            except Exception:  # the application's own: the other reports must not be lost with it
+                log.exception("a report of a deferred check was not taken")
 
     async def close(self) -> None:
         """Finish what is queued; all reports have been given when this returns."""

@@ -112,7 +112,9 @@ class Endpoint:
         self.context.request_interfaces.append(self.tokens)
         self.plain_context: aiocoap.Context | None = None
         if self._plain:
-            self.plain_context, self.interface.plain = open_plain(self._plain_site, self.network)
+            self.plain_context, self.interface.plain = open_plain(
+                self._plain_site, self.network, self.messages, self.tokens
+            )
 
     async def __aexit__(
         self,

@@ -69,6 +69,9 @@ class Groups:
         self._departed = departed
         self._configurations: dict[str, GroupConfiguration] = {}
         self._policies: dict[str, GroupPolicy] = {}
+        self.early = SynchronizationPolicy()
+        """What the first stage of a request may go by, when its group is not certain yet: drops nothing that any
+        group would take."""
         self.in_use: Callable[[SecurityContext], bool] = lambda context: False
         """Whether a pending exchange needs this Security Context."""
         for configuration in source.groups():
@@ -177,6 +180,8 @@ class Groups:
         self.registry.install(context, [address.packed for address in configuration.addresses])
         self._configurations[configuration.name] = configuration
         self._policies[configuration.name] = self._effective(configuration, context)
+        soonest = min(policy.synchronization.rechallenge_after for policy in self._policies.values())
+        self.early = SynchronizationPolicy(rechallenge_after=soonest)
         log.info("group %s: security context %s installed", configuration.name, epoch.gid.hex())
 
     def _context(self, configuration: GroupConfiguration, epoch: Epoch) -> SecurityContext:
@@ -201,6 +206,8 @@ class Groups:
         context = SecurityContext(name, common, sender, keys)
         context.depart(epoch.departed)
         for sender_id, window in self._state.windows(name, epoch.gid, epoch.own_id).items():
+            if sender_id in epoch.departed:
+                continue
             # Every change was made durable before its effect left, so nothing has been missed.
             context.restore(sender_id, ReplayWindow(window.highest, window.bits), unbroken=True)
         return context

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import SystemRandom
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import aiocoap
 from aiocoap import interfaces
@@ -33,9 +33,8 @@ from ..core.requests import (
     protect_request,
 )
 from ..core.responses import DecryptedResponse, DeliveredResponse, decrypt_response, protect_response
-from ..core.synchronization import SynchronizationPolicy
 from ..cose.keys import PublicKey
-from ..errors import GroupcoapError, MisuseError, NetworkFault, Reason, Rejected
+from ..errors import EnvironmentFault, GroupcoapError, MisuseError, NetworkFault, Reason, Rejected
 from .counters import Counters
 from .deferred import DeferredChecks
 from .groups import Groups
@@ -49,6 +48,7 @@ from .remote import GroupRemote, Incoming, Provenance
 
 EXCHANGE_LIFETIME = 247.0  # RFC 7252 §4.8.2, seconds
 MAX_REMEMBERED = 1024
+_FLAGS_RESERVED = 0xC0  # of an Object-Security value, in every profile and in RFC 8613
 MAX_OUTGOING = 4096
 KEPT_EXCHANGES = 2
 """Exchanges of one token: that of the request sent last, and the one it refreshed."""
@@ -73,6 +73,13 @@ class _Outgoing:
 
     group: str
     exchanges: list[OutgoingExchange]
+
+
+class _Confirmable(NamedTuple):
+    """A confirmable message of ours that is not acknowledged yet."""
+
+    message: aiocoap.Message
+    datagram: bytes
 
 
 @dataclass(slots=True)
@@ -113,7 +120,7 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
         groups.in_use = self._in_use
         self._lookups = CredentialLookups(groups.source, groups.learn)
         self._outgoing: dict[bytes, _Outgoing] = {}
-        self._confirmable: RecentTable[tuple[object, int], tuple[bytes, GroupRemote]] = RecentTable(
+        self._confirmable: RecentTable[tuple[object, int], _Confirmable] = RecentTable(
             MAX_REMEMBERED, EXCHANGE_LIFETIME
         )
         self._confirmed: RecentTable[tuple[object, int], _Confirmed] = RecentTable(
@@ -147,6 +154,8 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
                 self._by_unicast(received)
         except Rejected as rejection:
             self._refuse(rejection, received)
+        except EnvironmentFault as fault:  # the state cannot be made durable: then nothing may be delivered
+            log.error("not delivered: %s", fault)
 
     def _by_multicast(self, received: Received) -> None:
         message = received[0]
@@ -158,16 +167,14 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
         self._request(received)
 
     def _by_unicast(self, received: Received) -> None:
-        message, datagram, source, _ = received
+        message, _, source, _ = received
         if message.code == coap.EMPTY:
             self._empty(message, source)
             return
-        if message.type == coap.CON:
-            known = self._confirmed.get((source[:2], message.message_id), self._loop.time())
-            if known is not None and known.datagram == datagram:
-                if known.answer is not None:  # a retransmission: our acknowledgement was lost
-                    self._transmit(known.answer, source)
-                return
+        if message.type == coap.RST or (message.type == coap.ACK and coap.is_request(message.code)):
+            raise Rejected(Reason.MALFORMED, "a type that does not fit the code")
+        if self._is_retransmission(received):
+            return
         if not self._is_group_message(message):
             self._not_group(message, source)
         elif coap.is_response(message.code):
@@ -176,6 +183,18 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
             self._outer_block(received)
         else:
             self._request(received)
+
+    def _is_retransmission(self, received: Received) -> bool:
+        """Whether this confirmable message was accepted before; if so it is acknowledged again."""
+        message, datagram, source, _ = received
+        if message.type != coap.CON:
+            return False
+        known = self._confirmed.get((source[:2], message.message_id), self._loop.time())
+        if known is None or known.datagram != datagram:
+            return False
+        if known.answer is not None:
+            self._transmit(known.answer, source)
+        return True
 
     def _outer_block(self, received: Received) -> None:
         """A proxy has cut the request into pieces; it is processed once all are there."""
@@ -195,8 +214,8 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
         if all(number != coap.OBJECT_SECURITY for number, _ in message.options):
             return False
         prefix = decode_prefix(object_security(message))
-        if not message.payload:
-            raise Rejected(Reason.MALFORMED, "no ciphertext")
+        if not message.payload or prefix[0] & _FLAGS_RESERVED:
+            raise Rejected(Reason.MALFORMED, "no ciphertext, or reserved bits set")
         if coap.is_request(message.code) and (prefix[1] is None or not prefix[0] & FLAG_KID):
             # no profile's request, nor RFC 8613's
             raise Rejected(Reason.MALFORMED, "request without Partial IV or kid")
@@ -209,7 +228,7 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
         return any(profile.is_group_message(prefix) for profile in profiles)
 
     def _not_group(self, message: coap.Message, source: SocketAddress) -> None:
-        if self.plain is not None:
+        if self.plain is not None and (self.plain.serves or not coap.is_request(message.code)):
             self.plain.receive(message, source)
         else:
             raise Rejected(Reason.NOT_PROTECTED)
@@ -222,7 +241,7 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
             sent = self._confirmable.pop(key)
             if sent is not None:
                 empty = aiocoap.Message(code=aiocoap.EMPTY, _mtype=aiocoap.ACK, _mid=message.message_id)
-                empty.remote = sent[1]
+                empty.remote = sent.message.remote
                 self._manager.dispatch_message(empty)
                 return
         if self.plain is not None:
@@ -235,10 +254,10 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
     def _request(self, received: Received) -> None:
         message, _, _, destination = received
         now = self._loop.time()
-        decrypted = decrypt_request(self._groups.registry, message, destination, SynchronizationPolicy(), now)
+        decrypted = decrypt_request(self._groups.registry, message, destination, self._groups.early, now)
         mode = self._groups.verification(decrypted)
-        if mode is Verification.DEFER and self._deferred.full:
-            mode = Verification.ALWAYS
+        if mode is Verification.DEFER and (self._deferred.full or decrypted.public_key is None):
+            mode = Verification.ALWAYS  # without a key there would be nothing to report but a false alarm
         if mode is Verification.ALWAYS and decrypted.public_key is None:
             self._look_up(decrypted, received, self._verify_request)
         elif mode is Verification.ALWAYS:
@@ -262,10 +281,15 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
             try:
                 if key is None:
                     raise Rejected(Reason.NO_PUBLIC_KEY, decrypted.sender_id.hex())
+                if self._is_retransmission(received):  # its first copy waited for the same credential
+                    return
                 decrypted.context.recipient(decrypted.sender_id)  # it may have left meanwhile
+                decrypted.recipient.public_key = key  # made when the key was not known
                 proceed(decrypted, key, received)
             except Rejected as rejection:
                 self._refuse(rejection, received)
+            except EnvironmentFault as fault:
+                log.error("not delivered: %s", fault)
 
         self._lookups.request(decrypted.context, decrypted.sender_id, self._loop.time(), resume)
 
@@ -347,6 +371,8 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
     def _verify_response(self, decrypted: DecryptedResponse, key: PublicKey | None, received: Received) -> None:
         message, datagram, source, _ = received
         delivered = decrypted.check_signature(key).accept()
+        if message.type == coap.ACK:  # the response itself acknowledges our request
+            self._confirmable.pop((source[:2], message.message_id))
         if message.type == coap.CON:
             known = _Confirmed(datagram)
             self._confirmed.put((source[:2], message.message_id), known, self._loop.time())
@@ -402,54 +428,54 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
         key = (remote.address[:2], message.mid)
         if message.mtype is aiocoap.CON:
             before = self._confirmable.get(key, self._loop.time())
-            if before is not None:  # a retransmission repeats the same bytes
-                self._transmit(before[0], remote.address)
+            if before is not None and before.message is message:  # a retransmission repeats the same bytes
+                self._transmit(before.datagram, remote.address)
                 return
         if message.code.is_request():
-            self._send_request(to_core(message), remote)
+            self._send_request(message, remote)
         elif message.code.is_response():
-            self._send_response(to_core(message), remote)
+            self._send_response(message, remote)
         else:
             self._acknowledge(coap.encode(to_core(message)), message.mid, remote.address)
 
-    def _send_request(self, message: coap.Message, remote: GroupRemote) -> None:
+    def _send_request(self, message: aiocoap.Message, remote: GroupRemote) -> None:
         context = self._groups.current(remote.group)
         if context.sender is None:
             raise MisuseError(f"a pure listener cannot send to group {remote.group!r}")
         outgoing = self._outgoing.get(message.token)
         if outgoing is None and len(self._outgoing) >= MAX_OUTGOING:
             raise MisuseError("too many group requests are waiting for answers")
-        protected, exchange = protect_request(context, context.sender, message)
+        protected, exchange = protect_request(context, context.sender, to_core(message))
         datagram = coap.encode(protected)
         if outgoing is None:
             self._outgoing[message.token] = _Outgoing(remote.group, [exchange])
         else:
             outgoing.exchanges = [*outgoing.exchanges, exchange][-KEPT_EXCHANGES:]
-        self._remember_confirmable(message, datagram, remote)
+        self._remember(message, datagram)
         self._network.send(datagram, remote.address)
 
-    def _remember_confirmable(self, message: coap.Message, datagram: bytes, remote: GroupRemote) -> None:
-        if message.type == coap.CON:
-            key = (remote.address[:2], message.message_id)
-            self._confirmable.put(key, (datagram, remote), self._loop.time())
+    def _remember(self, message: aiocoap.Message, datagram: bytes) -> None:
+        """Keep a confirmable message's bytes for its retransmissions, and for who is meant by an empty ACK."""
+        if message.mtype is aiocoap.CON:
+            key = (message.remote.address[:2], message.mid)
+            self._confirmable.put(key, _Confirmable(message, datagram), self._loop.time())
 
-    def _send_response(self, message: coap.Message, remote: GroupRemote) -> None:
+    def _send_response(self, message: aiocoap.Message, remote: GroupRemote) -> None:
         incoming = remote.incoming
         if incoming is None:
             raise MisuseError("a response without a request")
-        if message.type == coap.CON:
-            self._respond(message, incoming, remote.address, remote)
-        else:
-            self._at(incoming.release_at, lambda: self._respond(message, incoming, remote.address))
+        ready = to_core(message)
 
-    def _respond(
-        self,
-        message: coap.Message,
-        incoming: Incoming,
-        destination: SocketAddress,
-        remote: GroupRemote | None = None,
-    ) -> None:
-        """Protect a response under the group's present Sender Context, at the moment it leaves."""
+        def respond() -> None:
+            datagram = self._respond(ready, incoming, remote.address)
+            if datagram is not None:
+                self._remember(message, datagram)
+
+        self._at(incoming.release_at, respond)
+
+    def _respond(self, message: coap.Message, incoming: Incoming, destination: SocketAddress) -> bytes | None:
+        """Protect a response under the group's present Sender Context, at the moment it leaves. Returns the
+        datagram that was sent, None if it could not be."""
         try:
             sender = self._groups.current(incoming.group).sender
             if sender is None:
@@ -457,13 +483,12 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
             datagram = coap.encode(protect_response(sender, incoming.exchange, message))
         except GroupcoapError as error:
             log.error("group %s: response not sent: %s", incoming.group, error)
-            return
-        if remote is not None:
-            self._remember_confirmable(message, datagram, remote)
+            return None
         if message.type == coap.ACK:
             self._acknowledge(datagram, message.message_id, destination)
         else:
             self._transmit(datagram, destination)
+        return datagram
 
     def _acknowledge(self, datagram: bytes, message_id: int, destination: SocketAddress) -> None:
         """Send, and keep for a retransmission of what it acknowledges."""
@@ -480,7 +505,7 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
         except NetworkFault as error:
             log.warning("not sent: %s", error)
 
-    def _at(self, when: float, act: Callable[[], None]) -> None:
+    def _at(self, when: float, act: Callable[[], object]) -> None:
         """Do this at that time, or now if it has come; never after `shutdown`."""
         if when <= self._loop.time():
             act()

@@ -16,6 +16,7 @@ from aiocoap.messagemanager import MessageManager
 from aiocoap.pipe import Pipe
 from aiocoap.tokenmanager import TokenManager
 
+from .etags import BlockEtags
 from .remote import GroupRemote
 
 OBSERVE_REGISTER = 0
@@ -28,14 +29,17 @@ class GroupMessageManager(MessageManager):  # type: ignore[misc]
     def __init__(self, token_manager: TokenManager, can_respond: Callable[[str], bool]) -> None:
         super().__init__(token_manager)
         self._can_respond = can_respond
+        self._etags = BlockEtags()
 
     def _deduplicate_message(self, message: Message) -> bool:
         return False
 
     def send_message(self, message: Message, messageerror_monitor: Callable[[], None]) -> Any:
-        if message.code.is_response() and not self._wanted(message):
-            # The base class drops what No-Response excludes, and acknowledges the request if it must be.
-            message.opt.no_response = 1 << message.code.class_ - 1
+        if message.code.is_response():
+            self._etags.complete(message, self.loop.time())
+            if not self._wanted(message):
+                # The base class drops what No-Response excludes, and acknowledges the request if it must be.
+                message.opt.no_response = 1 << message.code.class_ - 1
         return super().send_message(message, messageerror_monitor)
 
     def _wanted(self, message: Message) -> bool:

@@ -3,8 +3,8 @@
 aiocoap's own `Message.encode` and `Message.decode` do the same by way of a datagram. These go directly, take the
 datagram's checks from `core.coap`, and let out only this package's exceptions. Relied on of aiocoap (0.4.17):
 
-* `Message(code=, payload=, _mid=, _mtype=, _token=)`: the underscore arguments are what its own stack uses;
-* `Message.code`, `mtype`, `mid`, `token`, `payload`, `opt`, `remote`, and `direction` with `message.Direction`;
+* `Message.code`, `mtype`, `mid`, `token`, `payload`, `opt`, `remote`, and `direction` with `message.Direction`: set
+  on an empty message, as `Message.decode` does for most (arguments of the constructor would be converted again);
 * `Options.option_list()`: all options in ascending order of number, repeated ones in their order; each has
   `number` and `encode()`;
 * `Options.add_option()`, and `OptionNumber.create_option(decode=)` as in `Options.decode`;
@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from aiocoap.message import Direction, Message
+from aiocoap.numbers import Code, Type
 from aiocoap.numbers.optionnumbers import OptionNumber
 from aiocoap.optiontypes import ContentFormatOption, StringOption, UintOption
 
@@ -53,6 +54,9 @@ _FORMATS: dict[Any, Callable[[OptionNumber, bytes], Any]] = {
     UintOption: _uint,
     ContentFormatOption: _content_format,
 }
+_INCOMING = Direction.INCOMING
+_CODES = tuple(Code(number) for number in range(256))
+_TYPES = tuple(Type(number) for number in range(4))
 _KNOWN = {int(number): (number, _FORMATS.get(number.format, _any)) for number in OptionNumber}
 
 
@@ -76,7 +80,12 @@ def from_core(message: coap.Message, remote: Any) -> Message:
     `Rejected` (malformed) if an option's value is not of the option's format. Numbers of format uint come out
     in their shortest form if they are encoded again (RFC 7252 §3.2)."""
     kind, code, message_id, token, options, payload = message
-    result = Message(code=code, payload=payload, _mid=message_id, _mtype=kind, _token=token)
+    result = Message()
+    result.code = _CODES[code]
+    result.mtype = _TYPES[kind]
+    result.mid = message_id
+    result.token = token
+    result.payload = payload
     add = result.opt.add_option
     try:
         for number, value in options:
@@ -88,5 +97,5 @@ def from_core(message: coap.Message, remote: Any) -> Message:
     except ValueError as error:  # UnicodeDecodeError is one
         raise Rejected(Reason.MALFORMED, f"option {number} with a value not of its format: {error}") from None
     result.remote = remote
-    result.direction = Direction.INCOMING
+    result.direction = _INCOMING
     return result

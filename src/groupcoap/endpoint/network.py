@@ -189,24 +189,30 @@ class Network:
         self._unicast: dict[int, Channel] = {}
         self._joined: dict[GroupAddress, Channel] = {}
         self._index = interface_index(self.interface)
+        self._bound_index = self._index  # of the sockets whose addresses have a scope
 
     def open_unicast(self, version: int) -> None:
         """Make sure that there is a unicast socket for this IP version. `NetworkFault` if it cannot be."""
-        if version in self._unicast:
-            return
+        if version not in self._unicast:
+            self._unicast[version] = self._unicast_channel(version, self.options.port or 0)
+
+    def _unicast_channel(self, version: int, port: int) -> Channel:
         bind = self._bind_address(version)
         sock = _new_socket(version)
         try:
             self._route_multicast(sock, version)
             if version == 4:
-                sock.bind((str(bind), self.options.port or 0))
+                sock.bind((str(bind), port))
             else:
                 scope = self._index if bind.is_link_local else 0
-                sock.bind((str(bind), self.options.port or 0, 0, scope))
+                sock.bind((str(bind), port, 0, scope))
+                # Set only now, it lets no other program have this port by binding as this socket did, but does let
+                # the multicast sockets have it (:: covers their addresses).
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         except OSError as error:
             sock.close()
             raise NetworkFault(self._bind_problem(bind, error)) from None
-        self._unicast[version] = Channel(sock, None, self._receive)
+        return Channel(sock, None, self._receive)
 
     def _bind_address(self, version: int) -> Address:
         bind = self.options.bind
@@ -223,6 +229,8 @@ class Network:
         where = f"{bind} port {self.options.port}" if self.options.port else str(bind)
         if error.errno == errno.EADDRINUSE:
             return f"{where} is in use by another program; stop it or choose another address or port"
+        if error.errno == errno.EADDRNOTAVAIL:
+            return f"{bind} is no address of this host; choose one of its own"
         return f"cannot use {where}: {error.strerror}"
 
     def _route_multicast(self, sock: socket.socket, version: int) -> None:
@@ -239,8 +247,10 @@ class Network:
 
     def join(self, address: GroupAddress) -> None:
         """Receive what is sent to this multicast address on the interface. `NetworkFault` if it cannot be."""
-        if address in self._joined:
-            return
+        if address not in self._joined:
+            self._joined[address] = self._multicast_channel(address)
+
+    def _multicast_channel(self, address: GroupAddress) -> Channel:
         sock = _new_socket(address.host.version)
         try:
             # Several listeners on one host share the address; each gets every datagram.
@@ -253,7 +263,7 @@ class Network:
         except OSError as error:
             sock.close()
             raise NetworkFault(f"cannot join {address} on {self.interface}: {error.strerror or error}") from None
-        self._joined[address] = Channel(sock, address.packed, self._receive)
+        return Channel(sock, address.packed, self._receive)
 
     def _membership(self, sock: socket.socket, address: GroupAddress) -> None:
         """Join, if not joined already."""
@@ -280,6 +290,8 @@ class Network:
         interface is away."""
         try:
             self._index = interface_index(self.interface)
+            if self._index != self._bound_index:
+                self._bind_again()
             for version, channel in self._unicast.items():
                 self._route_multicast(channel.socket, version)
             for address, channel in self._joined.items():
@@ -288,6 +300,18 @@ class Network:
             log.debug("membership not renewed: %s", error)
             return False
         return True
+
+    def _bind_again(self) -> None:
+        """The interface was made anew: a socket with a scope is bound to the former one and gets nothing more."""
+        for version, channel in self._unicast.items():
+            if version == 6 and self._bind_address(6).is_link_local:
+                self._unicast[version] = self._unicast_channel(version, channel.socket.getsockname()[1])
+                channel.close()
+        for address, channel in self._joined.items():
+            if address.host.version == 6:
+                self._joined[address] = self._multicast_channel(address)
+                channel.close()
+        self._bound_index = self._index
 
     def socket_address(self, host: Address, port: int = COAP_PORT) -> SocketAddress:
         """What to send to for this host: multicast and link-local IPv6 go by the chosen interface."""

@@ -16,6 +16,7 @@ from aiocoap.util import hostportsplit
 from ..core import coap
 from ..errors import NetworkFault, Rejected
 from ..membership import COAP_PORT
+from .layers import GroupMessageManager
 from .messages import from_core, to_core
 from .network import Network, SocketAddress, parse_address
 from .remote import SocketRemote
@@ -26,9 +27,11 @@ Send = Callable[[bytes, SocketAddress], None]
 class PlainMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
     """aiocoap's ordinary layers over this endpoint's unicast socket. Names are not resolved: IP addresses only."""
 
-    def __init__(self, manager: MessageManager, network: Network) -> None:
+    def __init__(self, manager: MessageManager, network: Network, *, serves: bool) -> None:
         self._manager = manager
         self._network = network
+        self.serves = serves
+        """Whether there is a site for requests; otherwise this is a client only."""
 
     def receive(self, message: coap.Message, source: SocketAddress) -> None:
         """A message that is not a group message has come by unicast."""
@@ -67,16 +70,21 @@ class PlainMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
         """The socket is the endpoint's."""
 
 
-def open_plain(site: interfaces.Resource | None, network: Network) -> tuple[aiocoap.Context, PlainMessageInterface]:
-    """An aiocoap Context for plain CoAP and RFC 8613 that shares the endpoint's unicast socket."""
+def open_plain(
+    site: interfaces.Resource | None, network: Network, messages: GroupMessageManager, tokens: TokenManager
+) -> tuple[aiocoap.Context, PlainMessageInterface]:
+    """An aiocoap Context for plain CoAP and RFC 8613 that shares the endpoint's unicast socket, and so that no peer
+    is sent one twice, takes Message IDs and tokens from where the group's layers take them."""
     from aiocoap.transports.oscore import TransportOSCORE
 
     context = aiocoap.Context(serversite=site, loggername="groupcoap.plain")
-    tokens = TokenManager(context)
-    manager = MessageManager(tokens)
-    plain = PlainMessageInterface(manager, network)
+    plain_tokens = TokenManager(context)
+    plain_tokens.next_token = tokens.next_token
+    manager = MessageManager(plain_tokens)
+    manager._next_message_id = messages.next_message_id
+    plain = PlainMessageInterface(manager, network, serves=site is not None)
     manager.message_interface = plain
-    tokens.token_interface = manager
+    plain_tokens.token_interface = manager
     context.request_interfaces.append(TransportOSCORE(context, context))
-    context.request_interfaces.append(tokens)
+    context.request_interfaces.append(plain_tokens)
     return context, plain

@@ -1,8 +1,8 @@
 """Making the files of a static group: one directory per device, all of them or none.
 
-    DIR/switch-1/identity.json        private key of the device
-    DIR/switch-1/room.group.json      the group as this device knows it
-    DIR/switch-1/state.journal        nothing sent, nothing seen
+DIR/switch-1/identity.json        private key of the device
+DIR/switch-1/room.group.json      the group as this device knows it
+DIR/switch-1/state.journal        nothing sent, nothing seen
 """
 
 from __future__ import annotations

@@ -1,0 +1,67 @@
+"""`groupcoap bench`: how fast it is, with the goals beside."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib import import_module
+
+import click
+
+Figures = Mapping[str, Mapping[str, float]]
+Goals = Mapping[str, Mapping[str, tuple[str, float]]]
+
+
+@click.group()
+def bench() -> None:
+    """Measure the core and the collection of answers."""
+
+
+@bench.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+@click.option(
+    "--rounds", type=click.IntRange(min=1), help="How often everything is measured (default: 10 to 15 s)."
+)
+def protect(as_json: bool, rounds: int | None) -> None:
+    """What protecting and verifying cost beyond their cryptography.
+
+    us: microseconds for one message in the core; floor_us: its AEAD and signature calls alone; ratio: one over the
+    other. message_ratio: from aiocoap's message to a datagram, or back, over the floor. aiocoap_ratio: aiocoap's
+    Group OSCORE over that. decrypt_only: verifying without the signature, aead_calls: in calls of the AEAD.
+    """
+    from ..bench import protect as measurement
+
+    _show(measurement.run(rounds or measurement.DEFAULT_ROUNDS), measurement.GOALS, as_json)
+
+
+@bench.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+def collect(as_json: bool) -> None:
+    """How many verified answers one call collects in a second, beside a bare socket with the same core.
+
+    rate, bare_rate: answers of 100 listeners in a second; ratio: the one over the other.
+    """
+    measurement = import_module("groupcoap.bench.collect")
+    _show(measurement.run(), {"collect": {"ratio": ("≥", 0.6)}}, as_json)
+
+
+def _show(figures: Figures, goals: Goals, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(figures))
+    else:
+        _print_table(figures, goals)
+
+
+def _print_table(figures: Figures, goals: Goals) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("", "", "measured", "goal", box=None)
+    table.columns[2].justify = "right"
+    for name, values in figures.items():
+        for figure, value in values.items():
+            relation, bound = goals.get(name, {}).get(figure, ("", 0.0))
+            met = not relation or (value <= bound if relation == "≤" else value >= bound)
+            goal = f"{relation} {bound:g}" if relation else ""
+            table.add_row(name, figure, f"{value:,}", goal if met else f"{goal}  missed")
+    Console().print(table)

@@ -1,0 +1,105 @@
+"""What others on the network can do: record datagrams, send them again, change them, or forge them with the keys of
+another member."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from dataclasses import dataclass
+
+from ..core import coap
+from ..core.contexts import CommonContext, SecurityContext, SenderContext
+from ..core.option import decode_prefix, partial_iv_bytes
+from ..core.requests import object_security, protect_request
+from ..core.sequence import SequenceNumbers
+from ..files.provisioned import load_member
+from ..files.provisioning import ProvisionedDevice
+from ..membership import GroupAddress
+from .room import HOP_LIMIT, endpoint_id
+
+_LOOPBACK = socket.inet_aton("127.0.0.1")
+MAX_DATAGRAM = 65535
+
+
+class Recorder:
+    """Records what is sent to a multicast address on the loopback interface. Anybody can: no key is needed."""
+
+    def __init__(self, address: GroupAddress) -> None:
+        self.datagrams: list[bytes] = []
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._socket.bind((str(address.host), address.port))
+        self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, address.packed + _LOOPBACK)
+        asyncio.get_running_loop().add_reader(self._socket, self._read)
+
+    def _read(self) -> None:
+        try:
+            while True:
+                self.datagrams.append(self._socket.recv(MAX_DATAGRAM))
+        except BlockingIOError:
+            pass
+
+    def close(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._socket)
+        self._socket.close()
+
+
+class Attacker:
+    """Sends any bytes to a multicast address on the loopback interface."""
+
+    def __init__(self, address: GroupAddress) -> None:
+        self._address = (str(address.host), address.port)
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, _LOOPBACK)
+        self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, HOP_LIMIT)
+        self._socket.bind(("127.0.0.1", 0))
+
+    def send(self, datagram: bytes) -> None:
+        self._socket.sendto(datagram, self._address)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What a recorded request shows to anybody."""
+
+    datagram: bytes
+
+    @property
+    def number(self) -> int:
+        """The sequence number."""
+        partial_iv = decode_prefix(object_security(coap.decode(self.datagram)))[1]
+        return int.from_bytes(partial_iv or b"", "big")
+
+    def renumbered(self, number: int) -> bytes:
+        """The same bytes but for the sequence number: what an outsider can do to a recording so that it is not
+        recognized as a repetition."""
+        message = coap.decode(self.datagram)
+        value = object_security(message)
+        old = decode_prefix(value)[1] or b""
+        new = partial_iv_bytes(number)
+        changed = bytes((value[0] & ~7 | len(new),)) + new + value[1 + len(old) :]
+        options = tuple((n, changed if n == coap.OBJECT_SECURITY else v) for n, v in message.options)
+        return coap.encode(message._replace(options=options))
+
+
+def impersonate(insider: ProvisionedDevice, victim: ProvisionedDevice, number: int, message: coap.Message) -> bytes:
+    """A request in the victim's name, made by another member: group keys are shared, so all of it is right but
+    the countersignature, which takes the victim's private key. `FileFault` if the insider has no usable files."""
+    (group,) = load_member(insider.directory).groups
+    epoch = group.current
+    assert epoch.private_key is not None
+    common = CommonContext(
+        profile=group.profile,
+        aead=group.aead,
+        kdf=group.kdf,
+        signature=group.signature,
+        master_secret=epoch.master_secret,
+        gid=epoch.gid,
+    )
+    sender = SenderContext(common, endpoint_id(victim), epoch.private_key, SequenceNumbers(number))
+    context = SecurityContext(group.name, common, sender, {})
+    return coap.encode(protect_request(context, sender, message).message)

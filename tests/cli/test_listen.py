@@ -1,0 +1,173 @@
+"""`groupcoap listen`: a small device, as a process of its own."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from .room import PROGRAM, Room, furnished, room, run
+
+__all__ = ["room"]
+pytestmark = pytest.mark.processes
+
+
+def test_one_ready_line_then_one_line_for_each_request_and_the_totals(room: Room) -> None:
+    lamp = room.listen("lamp-1", "-v")
+    port = room.address.port
+    assert lamp.lines == [f"lamp-1 listens at 224.0.1.187:{port} on lo, answers from 127.0.0.3:{port}, as light"]
+    assert room.send("put", "/light", "--payload", "40", "--roster", "lamp-1").code == 0
+    assert re.fullmatch(
+        r'PUT /light "40" from switch-1 \(00\): number 1, fresh, signature verified', lamp.expect("PUT")
+    )
+    assert room.send("get", "/light?a=b", "--roster", "lamp-1").code == 0
+    assert lamp.expect("GET").endswith("number 2, ordered, signature verified")
+    assert lamp.stop() == 0
+    assert lamp.rest()[-1] == "2 requests delivered, 1 challenge sent; dropped: nothing"
+    assert len(lamp.lines) == 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_gracefully(room: Room, number: signal.Signals) -> None:
+    lamp = room.listen("lamp-1")
+    lamp.signal(number)
+    assert lamp.ended() == 0
+    assert lamp.rest() == lamp.lines[:1]
+    assert '"stop"' in (room.directory / "lamp-1" / "state.journal").read_text().splitlines()[-1]
+
+
+def test_one_process_per_device(room: Room) -> None:
+    room.listen("lamp-1")
+    second = run("listen", str(room.directory / "lamp-1"), *room.bound("lamp-2"))
+    assert second.code == 4
+    assert second.out == ""
+    assert second.err.count("\n") == 1
+
+
+def test_a_second_device_at_the_same_address_is_told_which_one_to_use(room: Room) -> None:
+    room.listen("lamp-1", "--bind", "127.0.0.2")
+    second = run("listen", str(room.directory / "lamp-2"), "--bind", "127.0.0.2")
+    assert second.code == 5
+    assert second.err.count("\n") == 1
+    (suggested,) = re.findall(r"try (--bind 127\.0\.0\.\d+)$", second.err.strip())
+    room.start("listen", str(room.directory / "lamp-2"), *suggested.split()).expect(" listens at ")
+
+
+def test_lo_alone_is_enough_for_one_device_and_port_0_takes_any(room: Room) -> None:
+    path = str(room.directory / "lamp-1")
+    ready = room.start("listen", path, "--interface", "lo", "--port", "0").expect(" listens at ")
+    port = int(re.findall(r"answers from 127\.0\.0\.1:(\d+)", ready)[0])
+    assert port != room.address.port
+
+
+def test_a_pure_listener_never_answers(room: Room) -> None:
+    panel = room.listen("panel-1", "-v")
+    assert "never answers (pure listener)" in panel.lines[0]
+    nobody = room.send("put", "/light", "--payload", "on", "--roster", "none", timeout=0.5)
+    assert (nobody.code, nobody.out.splitlines()[0]) == (1, "0 answered")
+    panel.expect("not synchronized yet (baseline)")
+    room.send("put", "/light", "--payload", "off", "--roster", "none", timeout=0.5)
+    panel.expect('PUT /light "off" from switch-1 (00): number 1, ordered, signature verified')
+
+
+def test_a_group_file_will_do(room: Room) -> None:
+    path = room.directory / "lamp-1" / "room.group.json"
+    room.start("listen", str(path), *room.bound("lamp-1")).expect("lamp-1 listens at ")
+
+
+def test_what_is_dropped_is_said_with_the_reason(room: Room) -> None:
+    lamp = room.listen("lamp-1", "-v")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as outsider:
+        outsider.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
+        outsider.sendto(bytes.fromhex("5001aaaab54c69676874"), ("224.0.1.187", room.address.port))
+    lamp.expect("not a protected group message")
+    lamp.stop()
+    assert lamp.rest()[-1] == "0 requests delivered; dropped: 1 × not a protected group message"
+
+
+def test_synchronization_and_verification_may_differ_from_the_groups(room: Room) -> None:
+    lamp = room.listen("lamp-1", "--sync", "best-effort", "--verification", "defer")
+    assert room.send("get", "/light", "--roster", "lamp-1").code == 0
+    said = lamp.expect("GET")
+    assert said.endswith("from some member, as switch-1 (00): number 0, unsynchronized, signature deferred")
+    lamp.expect("number 0 from switch-1 (00), checked later: signature verified")
+
+
+def test_it_ends_when_nobody_reads_it(room: Room) -> None:
+    lamp = subprocess.Popen(
+        [*PROGRAM, "listen", str(room.directory / "lamp-1"), *room.bound("lamp-1"), "--leisure", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert lamp.stdout is not None
+    assert lamp.stderr is not None
+    with lamp:
+        lamp.stdout.readline()
+        lamp.stdout.close()
+        room.send("get", "/light", "--roster", "lamp-1", timeout=1)
+        assert lamp.wait(30) == 0
+        assert lamp.stderr.read() == b""
+
+
+def test_it_ends_with_its_parent_if_asked_to(room: Room) -> None:
+    lamp = subprocess.Popen(
+        [*PROGRAM, "listen", str(room.directory / "lamp-1"), *room.bound("lamp-1"), "--with-parent"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert lamp.stdin is not None
+    assert lamp.stdout is not None
+    with lamp:
+        lamp.stdout.readline()
+        lamp.stdin.close()
+        assert lamp.wait(30) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["{room}/nobody", "--interface", "lo"], 3, "does not exist"),
+        (["{room}", "--interface", "lo"], 3, "provision the device first"),
+        (["{room}/switch-1", "--interface", "lo"], 2, "switch-1 is no listener in room"),
+        (["{room}/lamp-1"], 5, "--interface NAME"),
+        (["{room}/lamp-1", "--interface", "nosuch0"], 5, "there is no interface 'nosuch0'"),
+        (["{room}/lamp-1", "--interface", "lo", "--bind", "192.0.2.7"], 5, "192.0.2.7"),
+        (["{room}/lamp-1", "--bind", "224.0.1.187"], 5, "is a multicast address"),
+        (["{room}/lamp-1", "--bind", "here"], 2, "'here' is not an IP address"),
+        (["{room}/lamp-1", "--as", "toaster"], 2, "toaster"),
+        ([], 2, "MEMBER"),
+    ],
+)
+def test_what_is_wrong_stands_on_one_line(room: Room, arguments: list[str], code: int, says: str) -> None:
+    ended = run("listen", *(argument.format(room=room.directory) for argument in arguments))
+    assert ended.code == code
+    assert ended.out == ""
+    assert ended.err.count("\n") == 1
+    assert says in ended.err
+
+
+def test_a_restarted_device_has_not_forgotten_whom_it_knows(room: Room) -> None:
+    first = room.listen("lamp-1")
+    assert room.send("put", "/light", "--payload", "on", "--roster", "lamp-1").code == 0
+    first.expect("fresh")
+    first.signal(signal.SIGKILL)
+    assert first.ended() == -signal.SIGKILL
+    second = room.listen("lamp-1")
+    assert room.send("put", "/light", "--payload", "off", "--roster", "lamp-1").code == 0
+    assert "ordered" in second.expect("PUT")
+
+
+def test_no_secret_is_ever_said(tmp_path: Path) -> None:
+    with furnished(tmp_path, switch=1, lamp=1) as room:
+        lamp = room.listen("lamp-1", "-v")
+        sent = room.send("get", "/light")
+        lamp.stop()
+        said = "\n".join(lamp.rest()) + sent.out
+        files = [file.read_text() for file in room.directory.rglob("*.json")]
+        secrets = re.findall(r'"(?:private_key|master_secret)": "([0-9a-f]+)"', "".join(files))
+        assert len(secrets) == 4
+        assert not [secret for secret in secrets if secret in said]

@@ -1,0 +1,228 @@
+"""`groupcoap send`: one request, many answers, and who is missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from groupcoap.cli.target import find_target
+from groupcoap.errors import MisuseError
+from groupcoap.files.provisioned import load_member
+
+from .room import PATIENCE, PROGRAM, Room, furnished, room, run
+
+__all__ = ["room"]
+pytestmark = pytest.mark.processes
+
+
+@pytest.fixture
+def lit(room: Room) -> Room:
+    """The room with both lamps listening."""
+    room.listen("lamp-1")
+    room.listen("lamp-2")
+    return room
+
+
+def test_every_lamp_answers_on_a_line_of_its_own_then_comes_the_summary(lit: Room) -> None:
+    sent = lit.send("put", f"coap://{lit.address}/light", "--payload", "40")
+    *answers, summary = sent.out.splitlines()
+    assert sent.code == 0
+    assert sent.err == ""
+    line = r"lamp-(\d)  0(\d)  2\.04 Changed +\d+ ms  verified, bound  on 40%"
+    assert sorted(re.fullmatch(line, answer).groups() for answer in answers) == [("1", "1"), ("2", "2")]  # type: ignore[union-attr]
+    assert re.fullmatch(r"2 of 2 answered, the first after \d+ ms, the last after \d+ ms", summary)
+
+
+def test_json_is_one_object_per_answer_then_the_summary(lit: Room) -> None:
+    sent = lit.send("get", "/light", "--json")
+    *answers, summary = sent.json
+    assert sent.code == 0
+    assert {answer["listener"]: answer["endpoint_id"] for answer in answers} == {"lamp-1": "01", "lamp-2": "02"}
+    for answer in answers:
+        assert (answer["code"], answer["payload"], answer["content_format"]) == ("2.05", "off", 0)
+        assert (answer["signature"], answer["freshness"]) == ("verified", "bound")
+        assert answer["address"] == lit.hosts[answer["listener"]]
+        assert 0 < answer["delay_ms"] < 10_000
+    assert summary == {
+        "summary": True,
+        "complete": True,
+        "answered": 2,
+        "expected": 2,
+        "missing": [],
+        "problems": {},
+        "refused": {},
+        "answers": 2,
+    }
+
+
+def test_on_a_terminal_the_answers_are_a_table(lit: Room) -> None:
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    arguments = ("send", "get", "/light", *lit.sender())
+    with subprocess.Popen([*PROGRAM, *arguments], stdout=theirs, stderr=theirs, env=environment) as process:
+        os.close(theirs)
+        shown = b"".join(iter(lambda: _read(ours), b"")).decode()
+        assert process.wait(PATIENCE) == 0
+    os.close(ours)
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown)
+    assert "listener" in text
+    assert re.search(r"lamp-1 +01 +2\.05 Content +off +\d+ ms +verified +bound", text)
+    assert "2 of 2 answered" in text
+
+
+def _read(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 65536)
+    except OSError:  # how the end of the other side shows on Linux
+        return b""
+
+
+def test_who_is_missing_is_named(room: Room) -> None:
+    room.listen("lamp-2")
+    sent = room.send("get", "/light", timeout=1)
+    assert sent.code == 1
+    assert sent.out.splitlines()[1:] == [sent.out.splitlines()[1], "missing: lamp-1"]
+    assert sent.out.splitlines()[1].startswith("1 of 2 answered")
+    as_json = room.send("get", "/light", "--json", timeout=1)
+    assert as_json.code == 1
+    assert as_json.json[-1]["missing"] == ["lamp-1"]
+    assert as_json.json[-1]["complete"] is False
+
+
+def test_the_roster_says_who_is_waited_for(room: Room) -> None:
+    room.listen("lamp-2")
+    assert room.send("get", "/light", "--roster", "lamp-2").code == 0
+    assert room.send("get", "/light", "--roster", "02").code == 0
+    assert room.send("get", "/light", "--roster", "lamp-1, lamp-2", timeout=1).code == 1
+    whoever = room.send("get", "/light", "--roster", "none", "--json", timeout=1)
+    assert whoever.code == 0
+    assert whoever.json[-1]["expected"] is None
+    nobody = room.send("get", "/nothing", "--roster", "none", timeout=0.5)
+    assert nobody.code == 1
+    assert nobody.out.splitlines()[-1].startswith("nobody answered: ")
+
+
+def test_a_group_of_pure_listeners_is_complete_without_answers(tmp_path: Path) -> None:
+    with furnished(tmp_path, switch=1, panel=1) as room:
+        sent = room.send("put", "/light", "--payload", "on", timeout=0.5)
+        assert (sent.code, sent.out.splitlines()[0]) == (0, "0 of 0 answered")
+
+
+def test_payloads_from_a_file_and_from_standard_input(lit: Room, tmp_path: Path) -> None:
+    level = tmp_path / "level"
+    level.write_text("70")
+    assert {a["payload"] for a in lit.send("put", "/light", "--payload", f"@{level}", "--json").json[:-1]} == {
+        "on 70%"
+    }
+    typed = run("send", "put", "coap://room/light", "--payload", "-", "--json", *lit.sender(), stdin="15\n")
+    assert {answer["payload"] for answer in typed.json[:-1]} == {"on 15%"}
+    mistyped = lit.send("put", "/light", "--payload", "dimm", "--json")
+    assert {answer["code"] for answer in mistyped.json[:-1]} == {"4.00"}
+    assert "0 to 100" in mistyped.json[0]["payload"]
+
+
+def test_a_large_answer_comes_whole(room: Room) -> None:
+    room.listen("lamp-1", "--as", "sensor")
+    whole = room.send("get", "/log", "--roster", "lamp-1", "--json")
+    assert whole.code == 0
+    assert len(whole.json[0]["payload"]) > 4096
+    shown = room.send("get", "/log", "--roster", "lamp-1")
+    assert re.search(r"… \(\d{4} bytes\)$", shown.out.splitlines()[0])
+    links = room.send("get", "/.well-known/core", "--roster", "lamp-1", "--json").json[0]
+    assert "</temperature>" in links["payload"]
+    assert links["content_format"] == 40
+
+
+def test_an_observation_follows_every_change_and_is_ended_by_ctrl_c(tmp_path: Path) -> None:
+    with furnished(tmp_path, switch=2, lamp=2) as room:
+        lamps = [room.listen("lamp-1"), room.listen("lamp-2")]
+        watcher = room.start("send", "observe", "/light", *room.sender("switch-1"), "--json")
+        for _ in lamps:
+            watcher.expect('"payload": "off"')
+        assert room.send("put", "/light", "--payload", "30", member="switch-2").code == 0
+        for _ in lamps:
+            watcher.expect('"payload": "on 30%"')
+        assert watcher.stop() == 0
+        assert json.loads(watcher.rest()[-1])["notifications"] == 4
+        for lamp in lamps:
+            lamp.expect("GET /light (observe no more) from switch-1")
+
+
+def test_an_observation_ends_by_count_or_time(lit: Room) -> None:
+    counted = lit.send("observe", "/light", "--count", "2", "--json")
+    assert (counted.code, counted.json[-1]["notifications"]) == (0, 2)
+    timed = lit.send("observe", "/light", "--for", "0.8", "--json")
+    assert (timed.code, timed.json[-1]["answered"]) == (0, 2)
+    refused = lit.send("observe", "/.well-known/core")
+    assert refused.code == 1
+    assert "nobody lets this resource be observed" in refused.out
+
+
+def test_ctrl_c_ends_the_waiting_with_a_summary(room: Room) -> None:
+    room.listen("lamp-1")
+    waiting = room.start("send", "get", "/light", *room.sender(), "--timeout", "60")
+    waiting.expect("lamp-1")
+    waiting.signal(signal.SIGINT)
+    assert waiting.ended() == 1
+    assert waiting.rest()[-1] == "missing: lamp-2"
+
+
+def test_a_device_that_runs_already_cannot_send(lit: Room) -> None:
+    busy = lit.start("send", "observe", "/light", *lit.sender())
+    busy.expect("lamp-")
+    refused = lit.send("get", "/light")
+    assert refused.code == 4
+    assert refused.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["get", "/light"], 2, "--member"),
+        (["get", "/light", "--member", "{room}/switch-1"], 5, "--interface NAME"),
+        (["get", "/light", "--member", "{room}/nobody", "--interface", "lo"], 3, "does not exist"),
+        (["get", "/light", "--member", "{room}/lamp-1", "--interface", "lo"], 2, "may only listen"),
+        (["get", "coap://224.0.1.188/", "{by}"], 2, "room (coap://224.0.1.187:"),
+        (["get", "coap://rooom/light", "{by}"], 2, "room (coap://224.0.1.187:"),
+        (["get", "light", "{by}"], 2, "write coap://"),
+        (["get", "/light#x", "{by}"], 2, "no fragment"),
+        (["get", "/%ff", "{by}"], 2, "not UTF-8"),
+        (["get", "/light", "--group", "hall", "{by}"], 2, "not a member of group 'hall'"),
+        (["get", "/light", "--roster", "lamp-9", "{by}"], 2, "there is lamp-1, lamp-2"),
+        (["get", "/light", "--payload", "x", "{by}"], 2, "get has no payload"),
+        (["get", "/light", "--count", "2", "{by}"], 2, "are for observe"),
+        (["put", "/light", "--payload", "@/nosuchfile", "{by}"], 3, "/nosuchfile: cannot be read"),
+        (["put", "/light", "--payload", "x" * 1025, "{by}"], 2, "at most 1024 bytes"),
+        (["get", "/light", "--timeout", "0", "{by}"], 2, "--timeout"),
+        (["toggle", "/light", "{by}"], 2, "toggle"),
+    ],
+)
+def test_what_is_wrong_stands_on_one_line(room: Room, arguments: list[str], code: int, says: str) -> None:
+    given: list[str] = []
+    for argument in arguments:
+        given += room.sender() if argument == "{by}" else [argument.format(room=room.directory)]
+    ended = run("send", *given)
+    assert ended.code == code
+    assert ended.out == ""
+    assert ended.err.count("\n") == 1
+    assert says in ended.err
+
+
+def test_uris(room: Room) -> None:
+    groups = load_member(room.directory / "switch-1").groups
+    port = room.address.port
+    target = find_target(f"COAP://224.0.1.187:{port}/a%20b//%C3%A9?x=1&&y=%26", groups)
+    assert (target.address, target.path, target.query) == (room.address, ("a b", "", "é"), ("x=1", "", "y=&"))
+    for root in (f"coap://224.0.1.187:{port}", f"coap://224.0.1.187:{port}/", "coap://room", "/"):
+        assert (find_target(root, groups).path, find_target(root, groups).query) == ((), ())
+    assert find_target("coap://room?a", groups).query == ("a",)
+    for wrong in ("", "coap:/x", "coap://room:99999/x", "coap://224.0.1.187:0/", f"/{'x' * 256}", "coaps://room/x"):
+        with pytest.raises(MisuseError):
+            find_target(wrong, groups)

@@ -1,0 +1,315 @@
+"""Credentials that are not in the configuration: looked up once AEAD has passed, asynchronously and bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+
+import pytest
+from devices import answers, eventually, lamps, put, switch
+from wire import Member, Peer
+from world import Source, World
+
+from groupcoap.core import coap
+from groupcoap.core.contexts import SecurityContext
+from groupcoap.core.requests import SignatureState
+from groupcoap.cose.credentials import Credential, CredentialKind
+from groupcoap.cose.keys import DEFAULT_SIGNATURE, PublicKey
+from groupcoap.endpoint import lookups
+from groupcoap.endpoint.lookups import FIRST_BACKOFF, MAX_BACKOFF, MAX_LOOKUPS, MAX_WAITING, CredentialLookups
+from groupcoap.errors import EnvironmentFault, Reason, Rejected
+from groupcoap.membership import GroupConfiguration, MemberLeft
+
+STRANGER = b"\x77"
+
+
+class SlowSource(Source):
+    """Answers when the test says so."""
+
+    def __init__(self, configurations: Iterable[GroupConfiguration]) -> None:
+        super().__init__(configurations)
+        self.answer = asyncio.Event()
+        self.asked = asyncio.Event()
+        self.problem: Exception | None = None
+
+    async def credential(self, group: str, gid: bytes, endpoint_id: bytes) -> Credential | None:
+        self.looked_up.append(endpoint_id)
+        self.asked.set()
+        await self.answer.wait()
+        if self.problem is not None:
+            raise self.problem
+        return self.credentials.get(endpoint_id)
+
+
+def raw(key: PublicKey) -> Credential:
+    return Credential(CredentialKind.RAW_KEY, key.data)
+
+
+async def test_a_request_waits_for_its_senders_credential() -> None:
+    world = World(listeners=1)
+    stranger = Member(world, STRANGER)
+    source = SlowSource([world.configuration(world.lamp_ids[0])])
+    source.credentials[STRANGER] = raw(stranger.key.public_key)
+    async with lamps(world, source=source) as [(lamp, light)], switch(world) as multicaster, Peer() as peer:
+        peer.send(stranger.request(b"from a stranger"), stranger.group)
+        await source.asked.wait()
+        assert light.payloads == []
+        # Meanwhile the others are served.
+        await answers(multicaster.request(put(b"from the switch")))
+        assert light.payloads == [b"from the switch"]
+        source.answer.set()
+        await light.wait_for(2)
+        payload, origin = light.requests[1]
+        assert (payload, origin.endpoint_id, origin.signature) == (
+            b"from a stranger",
+            STRANGER,
+            SignatureState.VERIFIED,
+        )
+        # From now on the key is at hand.
+        peer.send(stranger.request(b"again"), stranger.group)
+        await light.wait_for(3)
+        assert source.looked_up == [STRANGER]
+        assert not lamp.counters.rejected
+
+
+async def test_its_answer_comes_and_can_be_verified() -> None:
+    world = World(listeners=1)
+    stranger = Member(world, STRANGER)
+    source = world.source(world.lamp_ids[0])
+    source.credentials[STRANGER] = raw(stranger.key.public_key)
+    async with lamps(world, source=source), Peer() as peer:
+        message, exchange = stranger.protect()
+        peer.send(message, stranger.group)
+        delivered = stranger.answer(exchange, await peer.receive())
+        assert (delivered.sender_id, delivered.message.code) == (world.lamp_ids[0], coap.CHANGED)
+
+
+async def test_an_answer_waits_for_its_senders_credential_too() -> None:
+    """A lamp that the switch's configuration does not know yet."""
+    world = World(listeners=1)
+    lamp_id = world.lamp_ids[0]
+    newcomers = World(
+        listeners=0, keys=dict(world.keys), secret=world.secret, gid=world.gid, addresses=world.addresses
+    )
+    source = newcomers.source(world.switch_ids[0])
+    source.credentials[lamp_id] = raw(world.keys[lamp_id].public_key)
+    async with lamps(world), switch(newcomers, source=source) as multicaster:
+        async with multicaster.request(put(b"on"), roster=[lamp_id]) as collection:
+            got = await answers(collection)
+        assert [(a.endpoint_id, a.provenance.signature) for a in got] == [(lamp_id, SignatureState.VERIFIED)]
+        assert source.looked_up == [lamp_id]
+
+
+async def test_nobody_knows_the_sender() -> None:
+    world = World(listeners=1)
+    stranger = Member(world, STRANGER)
+    source = world.source(world.lamp_ids[0])
+    async with lamps(world, source=source) as [(lamp, light)], Peer() as peer:
+        peer.send(stranger.request(), stranger.group)
+        await eventually(lambda: lamp.counters.rejected == {Reason.NO_PUBLIC_KEY: 1})
+        for _ in range(5):  # a short while ago nobody knew it
+            peer.send(stranger.request(), stranger.group)
+        await eventually(lambda: lamp.counters.rejected == {Reason.NO_PUBLIC_KEY: 6})
+        assert source.looked_up == [STRANGER]
+        assert light.requests == []
+
+
+async def test_the_senders_credential_is_another_key() -> None:
+    world = World(listeners=1)
+    stranger = Member(world, STRANGER)
+    source = world.source(world.lamp_ids[0])
+    source.credentials[STRANGER] = raw(DEFAULT_SIGNATURE.generate().public_key)
+    async with lamps(world, source=source) as [(lamp, light)], Peer() as peer:
+        peer.send(stranger.request(), stranger.group)
+        await eventually(lambda: lamp.counters.rejected == {Reason.SIGNATURE_FAILED: 1})
+        assert light.requests == []
+
+
+async def test_who_is_no_member_causes_no_look_up() -> None:
+    """AEAD goes first: outsiders cost nothing but its time."""
+    world = World(listeners=1)
+    outsider = Member(World(gid=world.gid, addresses=world.addresses), STRANGER)
+    source = world.source(world.lamp_ids[0])
+    async with lamps(world, source=source) as [(lamp, _)], Peer() as peer:
+        peer.send(outsider.request(), outsider.group)
+        await eventually(lambda: lamp.counters.rejected == {Reason.DECRYPTION_FAILED: 1})
+        assert source.looked_up == []
+
+
+async def test_only_so_many_messages_of_one_sender_wait_and_each_is_delivered_once() -> None:
+    world = World(listeners=1)
+    stranger = Member(world, STRANGER)
+    source = SlowSource([world.configuration(world.lamp_ids[0])])
+    source.credentials[STRANGER] = raw(stranger.key.public_key)
+    async with lamps(world, source=source) as [(lamp, light)], Peer() as peer:
+        for number in range(MAX_WAITING + 3):
+            peer.send(stranger.request(b"%d" % number), stranger.group)
+        await eventually(lambda: lamp.counters.rejected == {Reason.BUSY: 3})
+        source.answer.set()
+        await light.wait_for(MAX_WAITING)
+        assert light.payloads == [b"%d" % n for n in range(MAX_WAITING)]
+        assert source.looked_up == [STRANGER]
+
+
+async def test_the_same_datagram_twice_while_its_sender_is_looked_up() -> None:
+    world = World(listeners=1)
+    stranger = Member(world, STRANGER)
+    source = SlowSource([world.configuration(world.lamp_ids[0])])
+    source.credentials[STRANGER] = raw(stranger.key.public_key)
+    async with lamps(world, source=source) as [(lamp, light)], Peer() as peer:
+        datagram = stranger.request(b"once")
+        peer.send(datagram, stranger.group)
+        peer.send(datagram, stranger.group)
+        await source.asked.wait()
+        source.answer.set()
+        await eventually(lambda: lamp.counters.rejected == {Reason.REPLAY: 1})
+        assert light.payloads == [b"once"]
+
+
+async def test_a_retransmission_while_the_sender_is_looked_up_is_no_replay() -> None:
+    """It is the same confirmable message, and is answered as such: no error goes out."""
+    world = World(listeners=1)
+    stranger = Member(world, STRANGER)
+    source = SlowSource([world.configuration(world.lamp_ids[0])])
+    source.credentials[STRANGER] = raw(stranger.key.public_key)
+    async with lamps(world, source=source) as [(lamp, light)], Peer() as peer:
+        message, exchange = stranger.protect(b"", code=coap.GET, kind=coap.CON)
+        for _ in range(2):
+            peer.send(message, lamp.network.local_address(4))
+        await source.asked.wait()
+        source.answer.set()
+        answer = await peer.receive()
+        assert stranger.answer(exchange, answer).message.payload == b"off"
+        assert len(light.requests) == 1
+        assert lamp.counters.errors_sent == 0
+        peer.send(message, lamp.network.local_address(4))
+        assert await peer.receive() == answer
+
+
+async def test_a_member_that_left_while_it_was_looked_up() -> None:
+    world = World(listeners=1)
+    stranger = Member(world, STRANGER)
+    source = SlowSource([world.configuration(world.lamp_ids[0])])
+    source.credentials[STRANGER] = raw(stranger.key.public_key)
+    async with lamps(world, source=source) as [(lamp, light)], Peer() as peer:
+        peer.send(stranger.request(), stranger.group)
+        await source.asked.wait()
+        source.tell(MemberLeft("room", world.gid, frozenset((STRANGER,))))
+        source.answer.set()
+        await eventually(lambda: lamp.counters.rejected == {Reason.UNKNOWN_SENDER: 1})
+        assert light.requests == []
+
+
+@pytest.mark.parametrize("problem", [EnvironmentFault("the manager does not answer"), None], ids=["fault", "time"])
+async def test_the_source_fails(
+    problem: Exception | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With an error, or by taking too long. One line in the log; the endpoint goes on."""
+    if problem is None:
+        monkeypatch.setattr(lookups, "TIMEOUT", 0.05)
+    world = World(listeners=1)
+    stranger = Member(world, STRANGER)
+    source = SlowSource([world.configuration(world.lamp_ids[0])])
+    source.problem = problem
+    if problem is not None:
+        source.answer.set()
+    with caplog.at_level(logging.WARNING, "groupcoap.lookups"):
+        async with lamps(world, source=source) as [(lamp, light)], switch(world) as multicaster, Peer() as peer:
+            peer.send(stranger.request(), stranger.group)
+            await eventually(lambda: lamp.counters.rejected == {Reason.NO_PUBLIC_KEY: 1})
+            await answers(multicaster.request(put(b"on")))
+            assert light.payloads == [b"on"]
+    assert len(caplog.records) == 1
+
+
+async def test_closing_gives_up_what_is_under_way() -> None:
+    world = World(listeners=1)
+    stranger = Member(world, STRANGER)
+    source = SlowSource([world.configuration(world.lamp_ids[0])])
+    source.credentials[STRANGER] = raw(stranger.key.public_key)
+    async with lamps(world, source=source) as [(_, light)], Peer() as peer:
+        peer.send(stranger.request(), stranger.group)
+        await source.asked.wait()
+    source.answer.set()
+    assert light.requests == []
+    assert not [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+
+
+# ---- the table itself, with times as arguments
+
+
+def make() -> tuple[CredentialLookups, Source, SecurityContext, dict[bytes, PublicKey]]:
+    world = World()
+    source = world.source(world.lamp_ids[0])
+    learned: dict[bytes, PublicKey] = {}
+    table = CredentialLookups(source, lambda group, gid, kid, key: learned.update({kid: key}))
+    return table, source, Member(world, world.lamp_ids[0]).context, learned
+
+
+async def ask(table: CredentialLookups, context: SecurityContext, kid: bytes, now: float) -> PublicKey | None:
+    answered: asyncio.Future[PublicKey | None] = asyncio.get_running_loop().create_future()
+    table.request(context, kid, now, answered.set_result)
+    return await answered
+
+
+async def test_each_time_the_wait_is_twice_as_long() -> None:
+    table, source, context, _ = make()
+    now = asyncio.get_running_loop().time()
+    backoff = FIRST_BACKOFF
+    for attempt in range(1, 12):
+        assert await ask(table, context, STRANGER, now) is None
+        assert len(source.looked_up) == attempt
+        until_then, waited = table._not_found._entries["room", context.gid, STRANGER][1]
+        assert waited == backoff
+        with pytest.raises(Rejected) as caught:
+            table.request(context, STRANGER, until_then - 0.01, lambda key: None)
+        assert caught.value.reason is Reason.NO_PUBLIC_KEY
+        now = until_then
+        backoff = min(2 * backoff, MAX_BACKOFF)
+    assert waited == MAX_BACKOFF
+    assert len(source.looked_up) == 11
+
+
+async def test_found_after_all() -> None:
+    table, source, context, learned = make()
+    now = asyncio.get_running_loop().time()
+    assert await ask(table, context, STRANGER, now) is None
+    key = DEFAULT_SIGNATURE.generate().public_key
+    source.credentials[STRANGER] = raw(key)
+    assert await ask(table, context, STRANGER, now + FIRST_BACKOFF + 1) is not None
+    assert learned[STRANGER].data == key.data
+    assert await ask(table, context, STRANGER, now) is not None  # the bad memory is gone
+
+
+async def test_a_credential_without_a_key_of_the_groups_algorithm() -> None:
+    table, source, context, learned = make()
+    source.credentials[STRANGER] = Credential(CredentialKind.CCS, b"\xa0")
+    assert await ask(table, context, STRANGER, 0.0) is None
+    assert learned == {}
+
+
+async def test_only_so_many_look_ups_at_once() -> None:
+    world = World()
+    source = SlowSource([world.configuration(world.lamp_ids[0])])
+    context = Member(world, world.lamp_ids[0]).context
+    table = CredentialLookups(source, lambda *_: None)
+    found: list[PublicKey | None] = []
+    for number in range(MAX_LOOKUPS):
+        table.request(context, number.to_bytes(2, "big"), 0.0, found.append)
+    with pytest.raises(Rejected) as caught:
+        table.request(context, STRANGER, 0.0, found.append)
+    assert caught.value.reason is Reason.BUSY
+    source.answer.set()
+    await eventually(lambda: len(found) == MAX_LOOKUPS)
+    assert await ask(table, context, STRANGER, 0.0) is None  # there is room again
+    await table.close()
+
+
+async def test_the_memory_of_who_was_not_found_is_bounded() -> None:
+    table, source, context, _ = make()
+    for number in range(1000):
+        await ask(table, context, number.to_bytes(2, "big"), 0.0)
+    assert len(table._not_found) == 256
+    assert len(source.looked_up) == 1000
+    await table.close()
