@@ -204,8 +204,10 @@ def decrypt(
     destination: bytes | None = ADDRESS,
     now: float = 0.0,
 ) -> DecryptedRequest:
-    """The first stage, at this node."""
-    return decrypt_request(node.registry, message, destination, policy, now)
+    """The first stage, at this node, which from now on has this policy."""
+    for context in node.contexts:
+        context.synchronization = policy
+    return decrypt_request(node.registry, message, destination, now)
 
 
 def receive(
@@ -219,14 +221,15 @@ def receive(
 ) -> DeliveredRequest | ChallengedRequest:
     """All stages, with the signature verified."""
     decrypted = decrypt(node, message, policy=policy, destination=destination, now=now)
-    return admit(decrypted.check_signature(), policy, now, entropy or counting_entropy())
+    return admit(decrypted.check_signature(), now, entropy or counting_entropy())
 
 
 def take_in(
     verified: AuthenticRequest | GroupRequest, policy: SynchronizationPolicy = BEST_EFFORT
 ) -> DeliveredRequest:
     """The last stage alone; the request must be delivered."""
-    outcome = admit(verified, policy, 0.0, counting_entropy())
+    verified._request.context.synchronization = policy
+    outcome = admit(verified, 0.0, counting_entropy())
     assert isinstance(outcome, DeliveredRequest)
     return outcome
 

@@ -5,6 +5,7 @@ On the loopback interface, IPv4. It needs no keys and no rights: anybody on the 
 
 import socket
 import sys
+from contextlib import suppress
 
 
 def main(group: str = "224.0.1.187", port: str = "5683") -> None:
@@ -18,7 +19,5 @@ def main(group: str = "224.0.1.187", port: str = "5683") -> None:
             print(sock.recv(65535).hex(), flush=True)
 
 
-try:
+with suppress(KeyboardInterrupt):
     main(*sys.argv[1:])
-except KeyboardInterrupt:
-    pass

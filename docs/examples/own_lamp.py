@@ -5,6 +5,7 @@ DIRECTORY is a device's directory as `groupcoap provision` makes it.
 
 import asyncio
 import sys
+from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -53,7 +54,5 @@ async def main(directory: str, own_address: str = "127.0.0.2") -> None:
             await asyncio.Event().wait()  # until Ctrl-C
 
 
-try:
+with suppress(KeyboardInterrupt):
     asyncio.run(main(*sys.argv[1:]))
-except KeyboardInterrupt:
-    pass

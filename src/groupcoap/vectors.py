@@ -127,9 +127,11 @@ def _public_keys(common: CommonContext, recipients: Json) -> dict[bytes, PublicK
     }
 
 
-def _listener(data: Json, sender: SenderContext | None = None) -> Registry:
+def _listener(data: Json, sender: SenderContext | None = None, method: Method = Method.BEST_EFFORT) -> Registry:
     common = sender.common if sender else _common(data["common"])
-    context = SecurityContext(_GROUP, common, sender, _public_keys(common, data["recipients"]))
+    keys = _public_keys(common, data["recipients"])
+    policy = SynchronizationPolicy(method)
+    context = SecurityContext(_GROUP, common, sender, keys, synchronization=policy)
     registry = Registry()
     registry.install(context, [ip_address(data["common"]["group_address"]).packed])
     return registry
@@ -181,7 +183,7 @@ def _protect_request(data: Json) -> Json:
 
 def _verify_request(data: Json) -> Json:
     message = coap.decode(bytes.fromhex(data["message"]))
-    request = decrypt_request(_listener(data), message, _destination(data), SynchronizationPolicy(), 0.0)
+    request = decrypt_request(_listener(data), message, _destination(data), 0.0)
     request.check_signature()
     return {
         "message": coap.encode(request._message).hex(),
@@ -235,8 +237,7 @@ def _sequence(data: Json) -> Json:
     )  # the listener's own: any id that is nobody else's
     key = common.signature.generate()
     sender = SenderContext(common, own_id, key, SequenceNumbers())
-    registry = _listener(data, sender)
-    policy = SynchronizationPolicy(Method(data["synchronization"]))
+    registry = _listener(data, sender, Method(data["synchronization"]))
     destination = _destination(data)
     values = iter(range(1 << 30))
     outcomes = []
@@ -244,8 +245,8 @@ def _sequence(data: Json) -> Json:
         now = index / max(len(data["messages"]), 1) / 2  # all within one second
         try:
             message = coap.decode(bytes.fromhex(datagram))
-            request = decrypt_request(registry, message, destination, policy, now)
-            result = admit(request.check_signature(), policy, now, lambda n: next(values).to_bytes(n, "big"))
+            request = decrypt_request(registry, message, destination, now)
+            result = admit(request.check_signature(), now, lambda n: next(values).to_bytes(n, "big"))
             outcomes.append("challenge" if isinstance(result, ChallengedRequest) else "deliver")
         except Rejected:
             outcomes.append("reject")

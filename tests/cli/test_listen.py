@@ -161,6 +161,21 @@ def test_a_restarted_device_has_not_forgotten_whom_it_knows(room: Room) -> None:
     assert "ordered" in second.expect("PUT")
 
 
+def test_addresses_of_both_families(tmp_path: Path) -> None:
+    if not Path("/proc/net/if_inet6").read_text():
+        pytest.skip("this host has no IPv6")
+    with furnished(tmp_path, switch=1, lamp=1) as room:
+        both = tmp_path / "both"
+        port = room.address.port
+        addresses = ("--address", f"224.0.1.187:{port}", "--address", f"[ff05::fd]:{port}")
+        assert run("provision", str(both), *addresses, "--lamps", "1", "--switches", "1").code == 0
+        ready = room.start("listen", str(both / "lamp-1"), "--bind", "127.0.0.2").expect(" listens at ")
+        assert f" listens at 224.0.1.187:{port}, [ff05::fd]:{port} on lo" in ready
+        assert f"answers from 127.0.0.2:{port}, [::]:{port}" in ready
+        sent = run("send", "get", "/light", "--member", str(both / "switch-1"), "--interface", "lo")
+        assert sent.code == 0
+
+
 def test_no_secret_is_ever_said(tmp_path: Path) -> None:
     with furnished(tmp_path, switch=1, lamp=1) as room:
         lamp = room.listen("lamp-1", "-v")

@@ -73,10 +73,10 @@ def arrive(history: History, who: int, choice: int) -> None:
     policy = CHALLENGE if choice % 5 == 0 else BEST_EFFORT
     try:
         decrypted = decrypt(history.nodes[who], message, policy=policy)
-        if choice % 7 == 0 and not decrypted.signature_needed(policy):
-            outcome = admit(decrypted.waive_signature(policy, deferred=False), policy, 0.0, history.entropy)
+        if choice % 7 == 0 and not decrypted.signature_needed():
+            outcome = admit(decrypted.waive_signature(deferred=False), 0.0, history.entropy)
         else:
-            outcome = admit(decrypted.check_signature(), policy, 0.0, history.entropy)
+            outcome = admit(decrypted.check_signature(), 0.0, history.entropy)
     except Rejected:
         return
     history.exchanges.append((who, outcome.exchange))

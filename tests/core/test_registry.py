@@ -8,7 +8,6 @@ from groupcoap.core.registry import Registry
 from groupcoap.errors import MisuseError, Reason
 from support import (
     ADDRESS,
-    BEST_EFFORT,
     GID,
     LISTENER,
     MULTICASTER,
@@ -157,7 +156,7 @@ def test_a_request_under_way_when_its_context_retires_is_not_delivered() -> None
 
 def test_during_the_grace_a_request_under_way_needs_its_signature_after_all() -> None:
     sender, listener = make_node(MULTICASTER), make_node(LISTENER)
-    waived = decrypt(listener, protect(sender).message).waive_signature(BEST_EFFORT, deferred=False)
+    waived = decrypt(listener, protect(sender).message).waive_signature(deferred=False)
     renew(listener)
     listener.contexts[0].accepts_requests = True
     with refused(Reason.CONTEXT_RETIRED):

@@ -267,12 +267,12 @@ def test_nothing_before_delivery_shows_the_message_or_changes_anything() -> None
     message = protect(sender, request(coap.PUT, payload=b"x")).message
     decrypted = decrypt(listener, message)
     authentic = decrypted.check_signature()
-    waived = decrypted.waive_signature(BEST_EFFORT, deferred=False)
+    waived = decrypted.waive_signature(deferred=False)
     for stage in (decrypted, authentic, waived):
         assert not [name for name in dir(stage) if not name.startswith("_") and "message" in name.lower()]
         assert not isinstance(stage, DeliveredRequest)
     assert snapshot(listener) == before
-    outcome = admit(authentic, BEST_EFFORT, 0.0, counting_entropy())
+    outcome = admit(authentic, 0.0, counting_entropy())
     assert isinstance(outcome, DeliveredRequest)
     assert snapshot(listener) != before
 
@@ -281,7 +281,7 @@ def test_what_was_only_decrypted_is_not_admitted() -> None:
     sender, listener = pair()
     decrypted: Any = decrypt(listener, protect(sender).message)
     with pytest.raises(AttributeError):
-        admit(decrypted, BEST_EFFORT, 0.0, counting_entropy())
+        admit(decrypted, 0.0, counting_entropy())
 
 
 def test_a_first_stage_may_be_looked_at_for_the_decision_to_verify() -> None:
@@ -347,7 +347,7 @@ def test_a_member_that_speaks_as_another_fails_by_its_signature_and_changes_noth
 )
 def test_what_was_not_verified_is_marked_so(deferred: bool, state: SignatureState) -> None:
     listener = make_node(LISTENER)
-    waived = decrypt(listener, signed_by_another_member()).waive_signature(BEST_EFFORT, deferred=deferred)
+    waived = decrypt(listener, signed_by_another_member()).waive_signature(deferred=deferred)
     assert waived.state is state
     delivered = take_in(waived)
     assert delivered.signature is state
@@ -357,7 +357,7 @@ def test_what_was_not_verified_is_marked_so(deferred: bool, state: SignatureStat
 def test_a_deferred_check_says_later_that_it_was_forged_and_rolls_no_window_back() -> None:
     listener = make_node(LISTENER)
     decrypted = decrypt(listener, signed_by_another_member())
-    take_in(decrypted.waive_signature(BEST_EFFORT, deferred=True))
+    take_in(decrypted.waive_signature(deferred=True))
     before = snapshot(listener)
     with refused(Reason.SIGNATURE_FAILED):
         decrypted.check_signature()
@@ -370,9 +370,9 @@ def test_a_deferred_check_says_later_that_it_was_forged_and_rolls_no_window_back
 def test_a_first_request_that_would_begin_synchronization_must_be_verified(policy: SynchronizationPolicy) -> None:
     sender, listener = pair()
     decrypted = decrypt(listener, protect(sender).message, policy=policy)
-    assert decrypted.signature_needed(policy)
+    assert decrypted.signature_needed()
     with pytest.raises(MisuseError):
-        decrypted.waive_signature(policy, deferred=False)
+        decrypted.waive_signature(deferred=False)
 
 
 @pytest.mark.parametrize("policy", [BASELINE, CHALLENGE, BEST_EFFORT], ids=lambda p: p.method.value)
@@ -380,8 +380,8 @@ def test_once_synchronized_verification_may_be_waived(policy: SynchronizationPol
     sender, listener = pair()
     deliver(listener, protect(sender).message)
     decrypted = decrypt(listener, protect(sender).message, policy=policy)
-    assert not decrypted.signature_needed(policy)
-    assert take_in(decrypted.waive_signature(policy, deferred=False), policy).freshness is Freshness.ORDERED
+    assert not decrypted.signature_needed()
+    assert take_in(decrypted.waive_signature(deferred=False), policy).freshness is Freshness.ORDERED
 
 
 @pytest.mark.parametrize("policy", [CHALLENGE, BEST_EFFORT], ids=lambda p: p.method.value)
@@ -390,16 +390,16 @@ def test_an_echo_must_be_verified_even_once_synchronized(policy: Synchronization
     deliver(listener, protect(sender).message)
     echo = request(coap.GET, (coap.URI_PATH, b"a"), (coap.REPEAT, bytes(8)))
     decrypted = decrypt(listener, protect(sender, echo).message, destination=None, policy=policy)
-    assert decrypted.signature_needed(policy)
+    assert decrypted.signature_needed()
     with pytest.raises(MisuseError):
-        decrypted.waive_signature(policy, deferred=True)
+        decrypted.waive_signature(deferred=True)
 
 
 def test_a_unicast_get_may_be_waived() -> None:
     sender, listener = pair()
     decrypted = decrypt(listener, protect(sender).message, destination=None)
-    assert not decrypted.signature_needed(BEST_EFFORT)
-    assert take_in(decrypted.waive_signature(BEST_EFFORT, deferred=False)).message == request()
+    assert not decrypted.signature_needed()
+    assert take_in(decrypted.waive_signature(deferred=False)).message == request()
 
 
 def test_in_an_old_context_signatures_are_always_verified() -> None:
@@ -409,9 +409,9 @@ def test_in_an_old_context_signatures_are_always_verified() -> None:
     renew(listener)
     listener.contexts[0].accepts_requests = True
     decrypted = decrypt(listener, late)
-    assert decrypted.signature_needed(BEST_EFFORT)
+    assert decrypted.signature_needed()
     with pytest.raises(MisuseError):
-        decrypted.waive_signature(BEST_EFFORT, deferred=False)
+        decrypted.waive_signature(deferred=False)
     assert take_in(decrypted.check_signature()).gid == GID
 
 

@@ -338,9 +338,9 @@ def test_two_requests_decrypted_before_the_first_challenge_get_one_challenge() -
     sender, listener = pair()
     both = [decrypt(listener, m, policy=CHALLENGE).check_signature() for m in protected_numbers(sender, 2)]
     challenged_first, second = both
-    assert isinstance(admit(challenged_first, CHALLENGE, 0.0, counting_entropy()), ChallengedRequest)
+    assert isinstance(admit(challenged_first, 0.0, counting_entropy()), ChallengedRequest)
     with refused(Reason.CHALLENGE_PENDING):
-        admit(second, CHALLENGE, 0.0, counting_entropy())
+        admit(second, 0.0, counting_entropy())
 
 
 def test_a_unicast_get_of_an_unknown_sender_is_challenged_too() -> None:
@@ -394,11 +394,11 @@ def test_a_request_that_would_end_synchronization_may_not_go_unverified() -> Non
     within, beyond = (
         decrypt(listener, protect(make_node(MULTICASTER, first=first)).message, policy=GAP) for first in (50, 500)
     )
-    assert not within.signature_needed(GAP)
-    within.waive_signature(GAP, deferred=False)
-    assert beyond.signature_needed(GAP)
+    assert not within.signature_needed()
+    within.waive_signature(deferred=False)
+    assert beyond.signature_needed()
     with pytest.raises(MisuseError):
-        beyond.waive_signature(GAP, deferred=False)
+        beyond.waive_signature(deferred=False)
 
 
 def test_an_old_value_may_be_echoed_after_a_gap_ended_synchronization() -> None:
@@ -425,10 +425,10 @@ def test_a_second_challenge_echoed_with_a_number_already_seen_is_a_replay() -> N
         decrypt(listener, echo(node, value), policy=CHALLENGE, destination=None).check_signature()
         for node, value in ((sender, first.repeat), (make_node(MULTICASTER, first=12), second.repeat))
     )
-    admit(one, CHALLENGE, 2.0, entropy)
+    admit(one, 2.0, entropy)
     before = snapshot(listener)
     with refused(Reason.REPLAY):
-        admit(two, CHALLENGE, 2.0, entropy)
+        admit(two, 2.0, entropy)
     assert snapshot(listener) == before
 
 

@@ -129,7 +129,7 @@ async def test_a_resource_may_want_its_error_to_be_sent() -> None:
         async def refuse(request: aiocoap.Message) -> aiocoap.Message:
             return aiocoap.Message(code=aiocoap.FORBIDDEN, no_response=0)
 
-        light.render_post = refuse
+        light.render_post = refuse  # type: ignore[method-assign]
         message = aiocoap.Message(code=aiocoap.POST, uri_path=["light"])
         assert [a.message.code for a in await answers(multicaster.request(message))] == [aiocoap.FORBIDDEN]
 

@@ -74,17 +74,20 @@ async def test_an_observation_that_is_not_refreshed_expires_at_the_listener() ->
 
 async def test_a_refreshed_observation_goes_on_with_the_same_token() -> None:
     world = World(listeners=1)
-    async with lamps(world, observation_lifetime=0.4) as opened, switch(world) as multicaster:
-        async with multicaster.observe(get(), refresh=0.1) as observation:
-            await take(observation, 6)  # each registration is answered with the present state
-            assert observers(opened) == [1]
-            opened[0][1].state = b"after refreshes"
-            opened[0][1].updated_state()
-            async with asyncio.timeout(TIMEOUT):
-                async for answer in observation:
-                    if answer.message.payload == b"after refreshes":
-                        break
-            assert len(observation.streams) == 1
+    async with (
+        lamps(world, observation_lifetime=0.4) as opened,
+        switch(world) as multicaster,
+        multicaster.observe(get(), refresh=0.1) as observation,
+    ):
+        await take(observation, 6)  # each registration is answered with the present state
+        assert observers(opened) == [1]
+        opened[0][1].state = b"after refreshes"
+        opened[0][1].updated_state()
+        async with asyncio.timeout(TIMEOUT):
+            async for answer in observation:
+                if answer.message.payload == b"after refreshes":
+                    break
+        assert len(observation.streams) == 1
 
 
 async def test_a_resource_that_cannot_be_observed_ends_its_stream() -> None:

@@ -107,7 +107,7 @@ async def test_a_restarted_listener_refuses_what_it_accepted_before(tmp_path: Pa
             recorded.append((datagram, destination))
             send(datagram, destination)  # type: ignore[arg-type]
 
-        multicaster.endpoint.network.send = record  # type: ignore[method-assign,assignment]
+        multicaster.endpoint.network.send = record  # type: ignore[method-assign]
         with EndpointState.open(path) as state:
             async with lamps(world, state=state):
                 await answers(multicaster.request(put(b"once")))

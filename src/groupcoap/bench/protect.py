@@ -98,9 +98,8 @@ class _Group:
 
     def _listener(self, secret: Secret) -> Registry:
         """A lamp that is synchronized with the switch."""
-        context = SecurityContext(
-            "bench", self._common(secret), None, {_SWITCH: self.sender.private_key.public_key}
-        )
+        keys = {_SWITCH: self.sender.private_key.public_key}
+        context = SecurityContext("bench", self._common(secret), None, keys, synchronization=_POLICY)
         context.restore(_SWITCH, ReplayWindow(), unbroken=True)
         registry = Registry()
         registry.install(context, [_ADDRESS])
@@ -160,16 +159,16 @@ def _protect_floor(group: _Group, floors: Sequence[_Floor]) -> None:
 
 
 def _verify_core(group: _Group, messages: Sequence[coap.Message]) -> None:
-    lamp, address, policy, entropy = group.lamp, _ADDRESS, _POLICY, os.urandom
+    lamp, address, entropy = group.lamp, _ADDRESS, os.urandom
     for message in messages:
-        admit(decrypt_request(lamp, message, address, policy, 0.0).check_signature(), policy, 0.0, entropy)
+        admit(decrypt_request(lamp, message, address, 0.0).check_signature(), 0.0, entropy)
 
 
 def _verify_message(group: _Group, datagrams: Sequence[bytes]) -> None:
-    lamp, address, policy, entropy = group.message_lamp, _ADDRESS, _POLICY, os.urandom
+    lamp, address, entropy = group.message_lamp, _ADDRESS, os.urandom
     for datagram in datagrams:
-        request = decrypt_request(lamp, coap.decode(datagram), address, policy, 0.0)
-        delivered = admit(request.check_signature(), policy, 0.0, entropy)
+        request = decrypt_request(lamp, coap.decode(datagram), address, 0.0)
+        delivered = admit(request.check_signature(), 0.0, entropy)
         assert isinstance(delivered, DeliveredRequest)
         from_core(delivered.message, None)
 
@@ -189,10 +188,10 @@ def _verify_floor(group: _Group, floors: Sequence[_Floor]) -> None:
 
 
 def _decrypt_only(group: _Group, messages: Sequence[coap.Message]) -> None:
-    lamp, address, policy, entropy = group.unverifying_lamp, _ADDRESS, _POLICY, os.urandom
+    lamp, address, entropy = group.unverifying_lamp, _ADDRESS, os.urandom
     for message in messages:
-        request = decrypt_request(lamp, message, address, policy, 0.0)
-        admit(request.waive_signature(policy, deferred=False), policy, 0.0, entropy)
+        request = decrypt_request(lamp, message, address, 0.0)
+        admit(request.waive_signature(deferred=False), 0.0, entropy)
 
 
 def _decrypt_floor(group: _Group, floors: Sequence[_Floor]) -> None:

@@ -20,7 +20,6 @@ from ..core.profile import RequestIds
 from ..core.registry import Registry
 from ..core.requests import DecryptedRequest, decrypt_request, object_security
 from ..core.responses import DecryptedResponse, decrypt_response
-from ..core.synchronization import SynchronizationPolicy
 from ..cose.keys import DEFAULT_SIGNATURE
 from ..errors import Reason, Rejected
 from ..files.provisioned import MemberFiles
@@ -352,13 +351,12 @@ def _is_old(context: SecurityContext, where: _Where) -> bool:
 def _decrypt_request(
     message: Message, view: Onlooker, destination: bytes | None, destination_known: bool
 ) -> DecryptedRequest:
-    policy = SynchronizationPolicy()
     try:
-        return decrypt_request(view.registry, message, destination, policy, 0.0)
+        return decrypt_request(view.registry, message, destination, 0.0)
     except Rejected as rejection:
         if destination_known or rejection.reason is not Reason.REPEAT_BY_MULTICAST:
             raise
-        return decrypt_request(view.registry, message, None, policy, 0.0)  # an echo comes by unicast
+        return decrypt_request(view.registry, message, None, 0.0)  # an echo comes by unicast
 
 
 def _exchange(view: Onlooker, request: Message) -> OutgoingExchange:

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -155,7 +156,7 @@ async def serve(member: MemberFiles, settings: Settings) -> None:
         result = "signature verified" if late.verified else "ALARM: it was another member who made it"
         lines.say(f"number {late.sequence_number} from {name}, checked later: {result}")
 
-    with EndpointState.open(member.state) as state, explained(settings.network):
+    with EndpointState.open(member.state) as state:
         endpoint = Endpoint(
             member.membership,
             state,
@@ -164,7 +165,11 @@ async def serve(member: MemberFiles, settings: Settings) -> None:
             leisure=settings.leisure,
             report=report,
         )
-        async with endpoint:
+        async with AsyncExitStack() as stack:
+            with explained(settings.network):
+                await stack.enter_async_context(endpoint)
+            for address in endpoint.addresses(names):  # IPv6 beside IPv4: a port that is taken shows now
+                endpoint.network.open_unicast(address.host.version)
             listener = Listener(endpoint, Narrated(DEVICES[settings.device](), endpoint, lines), names)
             drops = logging.getLogger("groupcoap.drops")
             if settings.verbose:

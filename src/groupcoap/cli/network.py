@@ -76,7 +76,7 @@ def explained(options: NetworkOptions) -> Iterator[None]:
             raise
         raise NetworkFault(
             f"{bind} port {options.port} is in use; every device on this machine needs an address of its own: "
-            f"{_suggestion(options.port)}"
+            f"{_suggestion(bind, options.port)}"
         ) from None
 
 
@@ -90,7 +90,7 @@ def _is_free(host: str, port: int) -> bool:
     return True
 
 
-def _suggestion(port: int) -> str:
-    hosts = (f"127.0.0.{number}" for number in range(2, 255))
+def _suggestion(taken: Address, port: int) -> str:
+    hosts = (f"127.0.0.{number}" for number in range(2, 255) if taken.version == 4)
     host = next((host for host in hosts if _is_free(host, port)), None)
     return f"try --bind {host}" if host is not None else "try --port 0, any free port"

@@ -10,11 +10,13 @@ from ..errors import MisuseError, Reason, Rejected
 from ..secret import Secret
 from .profile import Profile
 from .sequence import SequenceNumbers
-from .synchronization import Synchronization
+from .synchronization import Synchronization, SynchronizationPolicy
 from .window import ReplayWindow
 
 MAX_RECIPIENTS = 1024
-"""Recipient Contexts kept at most; the one that was used least recently goes first."""
+"""Recipient Contexts kept at most; the one that was made first goes first."""
+
+DEFAULT_SYNCHRONIZATION = SynchronizationPolicy()
 
 
 def construct_nonce(common_iv: bytes, endpoint_id: bytes, partial_iv: bytes) -> bytes:
@@ -115,12 +117,14 @@ class RecipientContext:
     synchronization.
 
     `unbroken`: the window has missed nothing since our Sender Key was first used, which is what allows the
-    nonce of a request to be used for its response (multicast-oscore-04 §7)."""
+    nonce of a request to be used for its response (multicast-oscore-04 §7). `kept`: it is
+    one of its Security Context's."""
 
     __slots__ = (
         "bind",
-        "cipher",
         "common",
+        "decrypt",
+        "kept",
         "key",
         "nonce_base",
         "nonce_length",
@@ -147,7 +151,8 @@ class RecipientContext:
         self.sync = Synchronization()
         self.unbroken = unbroken
         self.key = common.profile.derive_key(common, recipient_id)
-        self.cipher = common.aead.cipher(self.key)
+        self.decrypt = common.aead.cipher(self.key).decrypt
+        self.kept = False
         self.nonce_base = common.nonce_base(recipient_id)
         self.nonce_length = common.aead.nonce_length
         self.tag_length = common.aead.tag_length
@@ -163,7 +168,8 @@ class SecurityContext:
     `public_keys` are those at hand ({Endpoint ID: key}); more may be learned. `intact` says that no Recipient
     Context of this Gid was ever lost here, since before our Sender Key was first used. `generation` counts the
     renewals of the group that this endpoint has installed: a higher one is newer. `current` until the group is
-    renewed; `accepts_requests` until then or until the grace after it has ended."""
+    renewed; `accepts_requests` until then or until the grace after it has ended. `synchronization`: how it is
+    done with the senders of requests."""
 
     __slots__ = (
         "_departed",
@@ -177,6 +183,7 @@ class SecurityContext:
         "group",
         "intact",
         "sender",
+        "synchronization",
     )
 
     def __init__(
@@ -186,6 +193,7 @@ class SecurityContext:
         sender: SenderContext | None,
         public_keys: dict[bytes, PublicKey],
         *,
+        synchronization: SynchronizationPolicy = DEFAULT_SYNCHRONIZATION,
         intact: bool = True,
     ) -> None:
         if sender is not None and sender.common is not common:
@@ -193,6 +201,7 @@ class SecurityContext:
         self.group = group
         self.common = common
         self.sender = sender
+        self.synchronization = synchronization
         self.intact = intact
         self.gid = common.gid
         self.current = True
@@ -237,12 +246,17 @@ class SecurityContext:
             return kept
         if kid in self._departed:
             raise Rejected(Reason.UNKNOWN_SENDER, kid.hex())
-        kept = self._recipients[kid] = recipient
+        self._recipients[kid] = recipient
+        recipient.kept = True
         if len(self._recipients) > MAX_RECIPIENTS:
-            oldest = next(iter(self._recipients))
-            del self._recipients[oldest]
+            self._drop(next(iter(self._recipients)))
             self.intact = False  # were it made again, its window would have forgotten
-        return kept
+        return recipient
+
+    def _drop(self, kid: bytes) -> None:
+        dropped = self._recipients.pop(kid, None)
+        if dropped is not None:
+            dropped.kept = False
 
     def restore(self, kid: bytes, window: ReplayWindow, *, unbroken: bool) -> None:
         """Bring back a synchronized sender from durable state."""
@@ -266,7 +280,7 @@ class SecurityContext:
         """These Endpoint IDs have left: their Recipient Contexts and keys go, their messages are refused."""
         for kid in kids:
             self._departed.add(kid)
-            self._recipients.pop(kid, None)
+            self._drop(kid)
             self._public_keys.pop(kid, None)
 
     def __repr__(self) -> str:

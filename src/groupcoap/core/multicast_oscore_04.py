@@ -154,7 +154,7 @@ class MulticastOscore04:
         if len(payload) <= recipient.tag_length:
             raise Rejected(Reason.MALFORMED, "payload too short for a ciphertext")
         try:
-            return recipient.cipher.decrypt(nonce, payload, prepared[0])
+            return recipient.decrypt(nonce, payload, prepared[0])
         except (InvalidTag, ValueError):
             raise Rejected(Reason.DECRYPTION_FAILED) from None
 

@@ -23,7 +23,7 @@ from .option import OptionPrefix, decode_prefix, partial_iv_bytes
 from .profile import OptionTail, Prepared, RequestIds
 from .registry import Registry
 from .splitting import with_option
-from .synchronization import Challenge, Entropy, Freshness, Method, SynchronizationPolicy
+from .synchronization import Challenge, Entropy, Freshness, Method
 
 _new = tuple.__new__  # a NamedTuple made this way costs a third; its own constructor does nothing else
 _integer = int.from_bytes  # big endian, like `int.to_bytes`, unless told otherwise
@@ -159,11 +159,14 @@ class DecryptedRequest(_Request):
         """The sender's public key, if it is at hand."""
         return self.recipient.public_key
 
-    def signature_needed(self, policy: SynchronizationPolicy) -> bool:
+    def signature_needed(self) -> bool:
         """Whether verification may not be skipped or deferred, whatever the application says: an echo, an old
-        context, or a request that would start the window or cause a challenge."""
+        context, a request that would start the window or cause a challenge, or a sender whose key is not at hand
+        (or any member could fill this endpoint's memory with invented senders)."""
+        policy = self.context.synchronization
         return (
             not self.context.current
+            or self.recipient.public_key is None
             or (policy.method is not Method.BEST_EFFORT and not self.recipient.sync.synchronized)
             or self.recipient.sync.too_far(policy, self.recipient.window, self.number)
             or (not self._by_multicast and self._message.option(coap.REPEAT) is not None)
@@ -188,11 +191,9 @@ class DecryptedRequest(_Request):
         verified._request = self
         return verified
 
-    def waive_signature(self, policy: SynchronizationPolicy, *, deferred: bool) -> GroupRequest:
+    def waive_signature(self, *, deferred: bool) -> GroupRequest:
         """Go on without verifying. `MisuseError` where that is never allowed: see `signature_needed`."""
-        in_step = policy.max_gap is None and self.recipient.sync.synchronized
-        plain = in_step and self._by_multicast and self.context.current
-        if not plain and self.signature_needed(policy):
+        if self.signature_needed():
             raise MisuseError("the countersignature of this request must be verified")
         waived = GroupRequest()
         waived._request = self
@@ -246,7 +247,6 @@ def decrypt_request(
     registry: Registry,
     message: Message,
     destination: bytes | None,
-    policy: SynchronizationPolicy,
     now: float,
 ) -> DecryptedRequest:
     """The first stage: find the context, check for replay, decrypt.
@@ -266,11 +266,11 @@ def decrypt_request(
         raise Rejected(Reason.MALFORMED, "request without Gid")
     contexts = registry.find(gid, destination)
     if destination is not None or len(contexts) == 1:
-        return _decrypt_under(contexts[0], message, payload, prefix, destination, policy, now)
+        return _decrypt_under(contexts[0], message, payload, prefix, destination, now)
     refused = Rejected(Reason.DECRYPTION_FAILED)
     for context in contexts:  # by unicast one Gid may stand for several groups: the right one decrypts
         try:
-            return _decrypt_under(context, message, payload, prefix, destination, policy, now)
+            return _decrypt_under(context, message, payload, prefix, destination, now)
         except Rejected as rejection:
             if refused.reason is Reason.DECRYPTION_FAILED:
                 refused = rejection
@@ -283,7 +283,6 @@ def _decrypt_under(
     payload: bytes,
     prefix: OptionPrefix,
     destination: bytes | None,
-    policy: SynchronizationPolicy,
     now: float,
 ) -> DecryptedRequest:
     common = context.common
@@ -299,7 +298,7 @@ def _decrypt_under(
         raise Rejected(Reason.REPLAY, f"sequence number {number} of {tail[0].hex()}")
     by_multicast = destination is not None
     sync = recipient.sync
-    if by_multicast and not sync.synchronized and sync.drops_early(policy, number, now):
+    if by_multicast and not sync.synchronized and sync.drops_early(context.synchronization, number, now):
         raise Rejected(Reason.CHALLENGE_PENDING)
     bind = recipient.bind  # called as a method, a function in a slot is looked up the slow way
     prepared = bind(partial_iv)
@@ -335,7 +334,7 @@ def _check_path(message: Message, by_multicast: bool) -> None:
 
 
 def admit(
-    verified: AuthenticRequest | GroupRequest, policy: SynchronizationPolicy, now: float, entropy: Entropy
+    verified: AuthenticRequest | GroupRequest, now: float, entropy: Entropy
 ) -> DeliveredRequest | ChallengedRequest:
     """The last stage: keep the Recipient Context, check and update the window, synchronize. One step: nothing
     may run in between. `Rejected` if the request is not delivered."""
@@ -344,9 +343,12 @@ def admit(
     state = verified.state
     if not context.accepts_requests or not (context.current or state is _VERIFIED):
         raise Rejected(Reason.CONTEXT_RETIRED, context.gid.hex())  # renewed while this one was under way
-    recipient = context.keep(request.recipient)
+    recipient = request.recipient
+    if not recipient.kept:
+        recipient = context.keep(recipient)
     kid = recipient.recipient_id
-    verdict = recipient.sync.decide(policy, recipient.window, request.number, request._message, now, entropy)
+    policy, message = context.synchronization, request._message
+    verdict = recipient.sync.decide(policy, recipient.window, request.number, message, now, entropy)
     partial_iv, by_multicast = request._partial_iv, request._by_multicast
     gid = context.gid
     if isinstance(verdict, Challenge):
@@ -356,5 +358,5 @@ def admit(
     exchange = incoming(kid, partial_iv, gid, request._nonce if safe else None, by_multicast)
     return _new(
         DeliveredRequest,
-        (request._message, context.group, gid, kid, request.number, state, verdict, exchange),
+        (message, context.group, gid, kid, request.number, state, verdict, exchange),
     )

@@ -12,6 +12,7 @@ from ..core.contexts import CommonContext, SecurityContext, SenderContext
 from ..core.option import decode_prefix, partial_iv_bytes
 from ..core.requests import object_security, protect_request
 from ..core.sequence import SequenceNumbers
+from ..errors import NetworkFault
 from ..files.provisioned import load_member
 from ..files.provisioning import ProvisionedDevice
 from ..membership import GroupAddress
@@ -22,15 +23,20 @@ MAX_DATAGRAM = 65535
 
 
 class Recorder:
-    """Records what is sent to a multicast address on the loopback interface. Anybody can: no key is needed."""
+    """Records what is sent to a multicast address on the loopback interface. Anybody can: no key is needed.
+    `NetworkFault` if the interface does not take part in multicast."""
 
     def __init__(self, address: GroupAddress) -> None:
         self.datagrams: list[bytes] = []
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._socket.bind((str(address.host), address.port))
-        self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, address.packed + _LOOPBACK)
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._socket.bind((str(address.host), address.port))
+            self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, address.packed + _LOOPBACK)
+        except OSError as error:
+            self._socket.close()
+            raise NetworkFault(f"no multicast on the loopback interface ({error.strerror}); bring it up") from None
         asyncio.get_running_loop().add_reader(self._socket, self._read)
 
     def _read(self) -> None:

@@ -69,9 +69,6 @@ class Groups:
         self._departed = departed
         self._configurations: dict[str, GroupConfiguration] = {}
         self._policies: dict[str, GroupPolicy] = {}
-        self.early = SynchronizationPolicy()
-        """What the first stage of a request may go by, when its group is not certain yet: drops nothing that any
-        group would take."""
         self.in_use: Callable[[SecurityContext], bool] = lambda context: False
         """Whether a pending exchange needs this Security Context."""
         for configuration in source.groups():
@@ -128,13 +125,9 @@ class Groups:
             choice = self.policy(group).verification
         if not isinstance(choice, Verification):
             choice = choice(*request.peek_resource())
-        if choice is not Verification.ALWAYS and request.signature_needed(self.synchronization(group)):
+        if choice is not Verification.ALWAYS and request.signature_needed():
             return Verification.ALWAYS
         return choice
-
-    def synchronization(self, group: str) -> SynchronizationPolicy:
-        """How this listener synchronizes with the group's multicasters."""
-        return self._policies[group].synchronization
 
     # ---- renewals and members
 
@@ -176,15 +169,16 @@ class Groups:
         self.retire()
 
     def _install(self, configuration: GroupConfiguration, epoch: Epoch) -> None:
-        context = self._context(configuration, epoch)
+        policy = self._effective(configuration, epoch)
+        context = self._context(configuration, epoch, policy.synchronization)
         self.registry.install(context, [address.packed for address in configuration.addresses])
         self._configurations[configuration.name] = configuration
-        self._policies[configuration.name] = self._effective(configuration, context)
-        soonest = min(policy.synchronization.rechallenge_after for policy in self._policies.values())
-        self.early = SynchronizationPolicy(rechallenge_after=soonest)
+        self._policies[configuration.name] = policy
         log.info("group %s: security context %s installed", configuration.name, epoch.gid.hex())
 
-    def _context(self, configuration: GroupConfiguration, epoch: Epoch) -> SecurityContext:
+    def _context(
+        self, configuration: GroupConfiguration, epoch: Epoch, synchronization: SynchronizationPolicy
+    ) -> SecurityContext:
         name = configuration.name
         common = CommonContext(
             profile=configuration.profile,
@@ -203,7 +197,7 @@ class Groups:
             for member in epoch.members
             if member.endpoint_id != epoch.own_id
         }
-        context = SecurityContext(name, common, sender, keys)
+        context = SecurityContext(name, common, sender, keys, synchronization=synchronization)
         context.depart(epoch.departed)
         for sender_id, window in self._state.windows(name, epoch.gid, epoch.own_id).items():
             if sender_id in epoch.departed:
@@ -212,10 +206,10 @@ class Groups:
             context.restore(sender_id, ReplayWindow(window.highest, window.bits), unbroken=True)
         return context
 
-    def _effective(self, configuration: GroupConfiguration, context: SecurityContext) -> GroupPolicy:
+    def _effective(self, configuration: GroupConfiguration, epoch: Epoch) -> GroupPolicy:
         policy = configuration.policy
         synchronization = self._listener_policy.synchronization or policy.synchronization
-        if context.sender is None and synchronization.method is Method.CHALLENGE_RESPONSE:
+        if epoch.own_id is None and synchronization.method is Method.CHALLENGE_RESPONSE:
             # A pure listener cannot protect a 4.03 (Appendix D.3); the safer of the two others takes its place.
             synchronization = replace(synchronization, method=Method.BASELINE)
         return replace(policy, synchronization=synchronization)
@@ -237,7 +231,7 @@ class Groups:
         context = request.context
         before = _window_of(request.recipient)
         try:
-            return admit(verified, self.synchronization(context.group), now, self._entropy)
+            return admit(verified, now, self._entropy)
         finally:
             recipient = context.recipient(request.sender_id)
             if _window_of(recipient) != before:

@@ -254,18 +254,16 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
     def _request(self, received: Received) -> None:
         message, _, _, destination = received
         now = self._loop.time()
-        decrypted = decrypt_request(self._groups.registry, message, destination, self._groups.early, now)
+        decrypted = decrypt_request(self._groups.registry, message, destination, now)
         mode = self._groups.verification(decrypted)
-        if mode is Verification.DEFER and (self._deferred.full or decrypted.public_key is None):
-            mode = Verification.ALWAYS  # without a key there would be nothing to report but a false alarm
+        if mode is Verification.DEFER and self._deferred.full:
+            mode = Verification.ALWAYS
         if mode is Verification.ALWAYS and decrypted.public_key is None:
             self._look_up(decrypted, received, self._verify_request)
         elif mode is Verification.ALWAYS:
             self._verify_request(decrypted, None, received)
         else:
-            verified = decrypted.waive_signature(
-                self._groups.synchronization(decrypted.context.group), deferred=mode is Verification.DEFER
-            )
+            verified = decrypted.waive_signature(deferred=mode is Verification.DEFER)
             self._admitted(self._groups.admit(verified, decrypted, self._loop.time()), received)
             if mode is Verification.DEFER:
                 self._deferred.submit(decrypted)
