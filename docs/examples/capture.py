@@ -15,6 +15,7 @@ def main(group: str = "224.0.1.187", port: str = "5683") -> None:
         sock.setsockopt(
             socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton(group) + socket.inet_aton("127.0.0.1")
         )
+        print(f"capturing what goes to {group} port {port}", file=sys.stderr, flush=True)
         while True:
             print(sock.recv(65535).hex(), flush=True)
 

@@ -22,7 +22,7 @@ async def main(directory: str, level: str) -> bool:
     with EndpointState.open(member.state) as state:
         async with Endpoint(member.membership, state, NetworkOptions(interface="lo")) as endpoint:
             switch = Multicaster(endpoint, member.groups[0].name)
-            answers = switch.request(message, timeout=5)
+            answers = switch.request(message, timeout=3)
             async for answer in answers:
                 print(f"{answer.label}: {answer.message.code}, {answer.message.payload.decode()}")
             for endpoint_id in answers.missing:

@@ -85,7 +85,8 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class GroupConfiguration:
-    """A group as one endpoint knows it. `epochs`: live Security Contexts, the current one last."""
+    """A group as one endpoint knows it. `epochs`: live Security Contexts, the current one last.
+    `manager_credential`: the Group Manager's own, where there is one."""
 
     name: str
     profile: Profile
@@ -96,6 +97,7 @@ class GroupConfiguration:
     aead: AeadAlgorithm = DEFAULT_AEAD
     kdf: Kdf = Kdf.HKDF_SHA_256
     signature: SignatureAlgorithm = DEFAULT_SIGNATURE
+    manager_credential: Credential | None = None
 
     def __post_init__(self) -> None:
         if not self.name or not self.addresses or not self.epochs or not self.roles:

@@ -186,7 +186,7 @@ def _verify_request(data: Json) -> Json:
     request = decrypt_request(_listener(data), message, _destination(data), 0.0)
     request.check_signature()
     return {
-        "message": coap.encode(request._message).hex(),
+        "message": coap.encode(request.for_onlooker()).hex(),
         "sender_id": request.sender_id.hex(),
         "sequence_number": request.number,
     }

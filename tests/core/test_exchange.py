@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groupcoap.core import exchange as exchanges
 from groupcoap.core.exchange import IncomingExchange, OutgoingExchange
 from groupcoap.core.profile import RequestIds
 from groupcoap.errors import Reason
@@ -16,25 +15,11 @@ IDS = RequestIds(MULTICASTER, b"\x05", GID)
 
 
 def incoming(right: bytes | None) -> IncomingExchange:
-    return exchanges.incoming(*IDS, right, True)
+    return IncomingExchange(*IDS, right, True)
 
 
 def outgoing(*, observe: bool) -> OutgoingExchange:
-    return exchanges.outgoing(security_context(MULTICASTER), IDS, (b"", b""), bytes(13), observe)
-
-
-def slots(exchange: IncomingExchange | OutgoingExchange) -> list[object]:
-    return [getattr(exchange, name) for name in type(exchange).__slots__]
-
-
-@pytest.mark.parametrize("right", [None, b"nonce"])
-@pytest.mark.parametrize("flag", [True, False])
-def test_the_quick_way_to_make_an_exchange_makes_the_same(right: bytes | None, flag: bool) -> None:
-    quick = exchanges.incoming(*IDS, right, flag)
-    assert slots(quick) == slots(IncomingExchange(*IDS, right, flag))
-    context = security_context(MULTICASTER)
-    made = exchanges.outgoing(context, IDS, (b"a", b"b"), b"nonce", flag)
-    assert slots(made) == slots(OutgoingExchange(context, IDS, (b"a", b"b"), b"nonce", observe=flag))
+    return OutgoingExchange(security_context(MULTICASTER), IDS, (b"", b""), bytes(13), observe=observe)
 
 
 def test_the_nonce_of_a_request_is_given_once() -> None:

@@ -53,9 +53,9 @@ def test_a_second_context_with_the_same_gid_and_address_is_refused_and_leaves_no
     assert first.current
     assert first.accepts_requests
     assert registry.groups == ("lights",)
-    assert registry.find(GID, ADDRESS) == (first,)
+    assert registry.at(GID, ADDRESS) is first
     with refused(Reason.UNKNOWN_GROUP):
-        registry.find(GID, OTHER_ADDRESS)
+        registry.at(GID, OTHER_ADDRESS)
 
 
 def test_a_group_does_not_get_a_gid_twice_even_at_another_address() -> None:
@@ -67,16 +67,18 @@ def test_a_group_does_not_get_a_gid_twice_even_at_another_address() -> None:
 
 def test_gid_and_destination_together_pick_the_context() -> None:
     registry = two_groups_with_one_gid(LISTENER).registry
-    assert [c.group for c in registry.find(GID, ADDRESS)] == ["lights"]
-    assert [c.group for c in registry.find(GID, OTHER_ADDRESS)] == ["doors"]
-    for gid, destination in [(GID, b"other"), (NEXT_GID, ADDRESS), (NEXT_GID, None)]:
+    assert registry.at(GID, ADDRESS).group == "lights"
+    assert registry.at(GID, OTHER_ADDRESS).group == "doors"
+    for gid, address in [(GID, b"other"), (NEXT_GID, ADDRESS)]:
         with refused(Reason.UNKNOWN_GROUP):
-            registry.find(gid, destination)
+            registry.at(gid, address)
+    with refused(Reason.UNKNOWN_GROUP):
+        registry.of(NEXT_GID)
 
 
 def test_by_unicast_the_gid_alone_picks_all_that_have_it() -> None:
     registry = two_groups_with_one_gid(LISTENER).registry
-    assert {c.group for c in registry.find(GID, None)} == {"lights", "doors"}
+    assert {c.group for c in registry.of(GID)} == {"lights", "doors"}
     assert registry.knows(GID)
     assert not registry.knows(NEXT_GID)
 
@@ -189,11 +191,12 @@ def test_a_removed_context_is_forgotten_and_its_gid_free_again() -> None:
     old, new = listener.contexts
     listener.registry.remove(old)
     assert listener.registry.contexts("lights") == (new,)
-    for destination in (ADDRESS, None):
-        with refused(Reason.UNKNOWN_GROUP):
-            listener.registry.find(GID, destination)
+    with refused(Reason.UNKNOWN_GROUP):
+        listener.registry.at(GID, ADDRESS)
+    with refused(Reason.UNKNOWN_GROUP):
+        listener.registry.of(GID)
     listener.registry.install(context_of("doors"), [ADDRESS])
-    assert listener.registry.find(GID, ADDRESS)[0].group == "doors"
+    assert listener.registry.at(GID, ADDRESS).group == "doors"
 
 
 def test_removing_one_of_two_groups_with_one_gid_leaves_the_other() -> None:
@@ -201,8 +204,8 @@ def test_removing_one_of_two_groups_with_one_gid_leaves_the_other() -> None:
     lights, doors = node.contexts
     node.registry.remove(lights)
     assert node.registry.groups == ("doors",)
-    assert node.registry.find(GID, None) == (doors,)
-    assert node.registry.find(GID, OTHER_ADDRESS) == (doors,)
+    assert node.registry.of(GID) == (doors,)
+    assert node.registry.at(GID, OTHER_ADDRESS) is doors
     with refused(Reason.UNKNOWN_GROUP):
         node.registry.current("lights")
 
@@ -211,4 +214,4 @@ def test_one_group_may_be_reached_at_several_addresses() -> None:
     registry = Registry()
     context = context_of("lights", own_id=OTHER_LISTENER)
     registry.install(context, [ADDRESS, OTHER_ADDRESS])
-    assert registry.find(GID, ADDRESS) == registry.find(GID, OTHER_ADDRESS) == (context,)
+    assert registry.at(GID, ADDRESS) is registry.at(GID, OTHER_ADDRESS) is context

@@ -461,7 +461,7 @@ def test_a_sender_counts_as_unknown_without_a_stored_window() -> None:
 def decide(
     sync: Synchronization, window: ReplayWindow, number: int, policy: SynchronizationPolicy
 ) -> Freshness | Challenge:
-    return sync.decide(policy, window, number, request(), 0.0, counting_entropy())
+    return sync.decide(policy, window, number, None, request(), 0.0, counting_entropy())
 
 
 @pytest.mark.parametrize("policy", [BEST_EFFORT, CHALLENGE], ids=lambda p: p.method.value)
@@ -481,7 +481,7 @@ def test_an_echo_with_a_number_that_the_window_has_seen_is_a_replay() -> None:
     window.accept(6)
     message = request(coap.GET, (coap.URI_PATH, b"light"), (coap.REPEAT, outcome.repeat))
     with refused(Reason.REPLAY):
-        sync.decide(CHALLENGE, window, 6, message, 0.0, counting_entropy())
+        sync.decide(CHALLENGE, window, 6, outcome.repeat, message, 0.0, counting_entropy())
     assert not sync.synchronized
 
 
@@ -493,7 +493,7 @@ def test_no_number_is_delivered_twice(policy: SynchronizationPolicy, numbers: li
     for number in numbers:
         now = float(next(clock))
         try:
-            outcome = sync.decide(policy, window, number, request(), now, counting_entropy())
+            outcome = sync.decide(policy, window, number, None, request(), now, counting_entropy())
         except Rejected:
             continue
         if isinstance(outcome, Freshness):

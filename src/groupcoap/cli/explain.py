@@ -365,7 +365,7 @@ def _exchange(view: Onlooker, request: Message) -> OutgoingExchange:
     _, partial_iv, gid, _ = prefix
     if not coap.is_request(request.code) or gid is None or partial_iv is None:
         raise Rejected(Reason.MALFORMED, "what --request gives is not a group request")
-    context = view.registry.find(gid, None)[0]
+    context = view.registry.of(gid)[0]
     common = context.common
     kid, _ = common.profile.split_request_option(common, prefix)
     ids = RequestIds(kid, partial_iv, gid)
@@ -381,7 +381,7 @@ def _exchange(view: Onlooker, request: Message) -> OutgoingExchange:
 
 def _opened(decrypted: DecryptedRequest | DecryptedResponse, where: _Where) -> tuple[list[Section], Verdict]:
     """A person may look at what has been decrypted, whatever the signature says; programs may not."""
-    message = decrypted._message
+    message = decrypted.for_onlooker()
     rows = [Row("code", None, code_name(message.code)), *_options(message, outside=False)]
     if message.payload:
         rows.append(_payload(message.payload))

@@ -35,7 +35,7 @@ class CommonContext:
 
     `MisuseError` if messages under it could not be encoded."""
 
-    __slots__ = ("aead", "common_iv", "gid", "kdf", "master_secret", "profile", "signature")
+    __slots__ = ("aead", "common_iv", "gid", "kdf", "master_secret", "profile", "signature", "signature_length")
 
     def __init__(
         self,
@@ -53,6 +53,7 @@ class CommonContext:
         self.aead = aead
         self.kdf = kdf
         self.signature = signature
+        self.signature_length = signature.signature_length
         self.master_secret = master_secret
         self.gid = bytes(gid)
         profile.check_sizes(self, b"")
@@ -169,12 +170,12 @@ class SecurityContext:
     Context of this Gid was ever lost here, since before our Sender Key was first used. `generation` counts the
     renewals of the group that this endpoint has installed: a higher one is newer. `current` until the group is
     renewed; `accepts_requests` until then or until the grace after it has ended. `synchronization`: how it is
-    done with the senders of requests."""
+    done with the senders of requests. `kept`: {Endpoint ID: Recipient Context}, changed only by `keep` and
+    `depart`."""
 
     __slots__ = (
         "_departed",
         "_public_keys",
-        "_recipients",
         "accepts_requests",
         "common",
         "current",
@@ -182,6 +183,7 @@ class SecurityContext:
         "gid",
         "group",
         "intact",
+        "kept",
         "sender",
         "synchronization",
     )
@@ -207,7 +209,7 @@ class SecurityContext:
         self.current = True
         self.accepts_requests = True
         self.generation = 0
-        self._recipients: dict[bytes, RecipientContext] = {}
+        self.kept: dict[bytes, RecipientContext] = {}
         self._public_keys = dict(public_keys)
         self._departed: set[bytes] = set()
 
@@ -219,14 +221,14 @@ class SecurityContext:
     @property
     def recipients(self) -> Iterable[RecipientContext]:
         """The Recipient Contexts that exist, least recently created first."""
-        return self._recipients.values()
+        return self.kept.values()
 
     def recipient(self, kid: bytes) -> RecipientContext:
         """The Recipient Context of this Endpoint ID. One that did not exist is made but not kept: `keep` it
         once a message has passed, so that forged kids fill no memory.
 
         `Rejected` if the kid cannot be a sender here: too long, our own, or of a member that left."""
-        found = self._recipients.get(kid)
+        found = self.kept.get(kid)
         if found is not None:
             return found
         if self.sender is not None and kid == self.sender.sender_id:
@@ -241,20 +243,20 @@ class SecurityContext:
 
         `Rejected` if the member has left since its message was decrypted."""
         kid = recipient.recipient_id
-        kept = self._recipients.get(kid)
+        kept = self.kept.get(kid)
         if kept is not None:
             return kept
         if kid in self._departed:
             raise Rejected(Reason.UNKNOWN_SENDER, kid.hex())
-        self._recipients[kid] = recipient
+        self.kept[kid] = recipient
         recipient.kept = True
-        if len(self._recipients) > MAX_RECIPIENTS:
-            self._drop(next(iter(self._recipients)))
+        if len(self.kept) > MAX_RECIPIENTS:
+            self._drop(next(iter(self.kept)))
             self.intact = False  # were it made again, its window would have forgotten
         return recipient
 
     def _drop(self, kid: bytes) -> None:
-        dropped = self._recipients.pop(kid, None)
+        dropped = self.kept.pop(kid, None)
         if dropped is not None:
             dropped.kept = False
 
@@ -269,8 +271,8 @@ class SecurityContext:
     def learn(self, kid: bytes, public_key: PublicKey) -> None:
         """A member's public key has arrived."""
         self._public_keys[kid] = public_key
-        if kid in self._recipients:
-            self._recipients[kid].public_key = public_key
+        if kid in self.kept:
+            self.kept[kid].public_key = public_key
 
     def knows(self, kid: bytes) -> bool:
         """Whether the public key of this Endpoint ID is at hand."""

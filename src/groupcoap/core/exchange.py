@@ -6,8 +6,6 @@ from ..errors import Reason, Rejected
 from .contexts import SecurityContext
 from .profile import Prepared, RequestIds
 
-_blank = object.__new__
-
 _BEFORE_ANY = (-1, -1)
 """Stands for a response that used the request's nonce: it comes before every notification."""
 
@@ -42,19 +40,6 @@ class IncomingExchange:
             return self._right.pop()  # atomic: of two threads that got here one finds it empty
         except IndexError:
             return None
-
-
-def incoming(
-    kid: bytes, partial_iv: bytes, gid: bytes, right: bytes | None, by_multicast: bool
-) -> IncomingExchange:
-    """`IncomingExchange(…)` for every request: what a class's call adds to its `__init__` is half of the time."""
-    exchange = _blank(IncomingExchange)
-    exchange.kid = kid
-    exchange.partial_iv = partial_iv
-    exchange.gid = gid
-    exchange.by_multicast = by_multicast
-    exchange._right = None if right is None else [right]
-    return exchange
 
 
 class OutgoingExchange:
@@ -96,17 +81,3 @@ class OutgoingExchange:
         """Check again and update, in one step without interruption, for a response that is authentic."""
         self.check(kid, generation, number, notification=notification)
         self._last[kid] = _BEFORE_ANY if number is None else (generation, number)
-
-
-def outgoing(
-    context: SecurityContext, ids: tuple[bytes, bytes, bytes], prepared: Prepared, nonce: bytes, observe: bool
-) -> OutgoingExchange:
-    """`OutgoingExchange(…)`, likewise."""
-    exchange = _blank(OutgoingExchange)
-    exchange.context = context
-    exchange._ids = ids
-    exchange.prepared = prepared
-    exchange.nonce = nonce
-    exchange.observe = observe
-    exchange._last = {}
-    return exchange

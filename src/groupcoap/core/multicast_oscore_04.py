@@ -75,7 +75,7 @@ class MulticastOscore04:
         return common.kdf.derive(salt=common.gid, secret=common.master_secret, info=info, length=length)
 
     def check_sizes(self, common: CommonContext, endpoint_id: bytes) -> None:
-        room = MAX_LENGTH - 1 - 5 - 1 - common.signature.signature_length - len(endpoint_id)
+        room = MAX_LENGTH - 1 - 5 - 1 - common.signature_length - len(endpoint_id)
         if not 0 < len(common.gid) <= room:
             raise MisuseError(f"the Gid must have 1 to {room} bytes to fit into the Object-Security option")
 
@@ -108,14 +108,14 @@ class MulticastOscore04:
 
     def split_request_option(self, common: CommonContext, prefix: OptionPrefix) -> OptionTail:
         flags, partial_iv, _, rest = prefix
-        q = common.signature.signature_length
+        q = common.signature_length
         if flags & _ALL_FLAGS != _REQUEST_FLAGS or partial_iv is None or len(rest) < q:
             raise Rejected(Reason.MALFORMED, _what_is_wrong(prefix, q, _REQUEST_FLAGS))
         return rest[q:], rest[:q]
 
     def split_response_option(self, common: CommonContext, prefix: OptionPrefix) -> OptionTail:
         flags, _, _, rest = prefix
-        q = common.signature.signature_length
+        q = common.signature_length
         if flags & _ALL_FLAGS & ~FLAG_GID != _RESPONSE_FLAGS or len(rest) < q:
             raise Rejected(Reason.MALFORMED, _what_is_wrong(prefix, q, _RESPONSE_FLAGS))
         return rest[q:], rest[:q]

@@ -15,10 +15,9 @@ class Registry:
     responses to requests already sent (multicast-oscore-04 §8)."""
 
     def __init__(self) -> None:
-        self._by_address: dict[tuple[bytes, bytes], tuple[SecurityContext]] = {}
+        self._by_address: dict[tuple[bytes, bytes], SecurityContext] = {}
         self._by_gid: dict[bytes, tuple[SecurityContext, ...]] = {}
         self._by_group: dict[str, list[SecurityContext]] = {}
-        self._addresses: dict[str, tuple[bytes, ...]] = {}
 
     def install(self, context: SecurityContext, addresses: Iterable[bytes]) -> None:
         """Make this the current context of its group, reachable at these packed multicast addresses. An older
@@ -37,10 +36,9 @@ class Registry:
             older.current = older.accepts_requests = False
         context.generation = siblings[-1].generation + 1 if siblings else 0
         self._by_group[group] = [*siblings, context]
-        self._addresses[group] = packed
         self._by_gid[gid] = (*self._by_gid.get(gid, ()), context)
         for address in packed:
-            self._by_address[gid, address] = (context,)
+            self._by_address[gid, address] = context
 
     def remove(self, context: SecurityContext) -> None:
         """Forget this context: its collections are over and its grace has ended."""
@@ -53,19 +51,28 @@ class Registry:
             self._by_gid[context.gid] = others
         else:
             del self._by_gid[context.gid]
-        self._by_address = {k: v for k, v in self._by_address.items() if v[0] is not context}
+        self._by_address = {k: v for k, v in self._by_address.items() if v is not context}
 
-    def find(self, gid: bytes, destination: bytes | None) -> tuple[SecurityContext, ...]:
-        """The contexts that a request under this Gid may belong to: at a multicast address there is one, by
-        unicast (None) there may be more. `Rejected` if there is none, or it takes no more requests."""
-        found = self._by_gid.get(gid) if destination is None else self._by_address.get((gid, destination))
+    def at(self, gid: bytes, address: bytes) -> SecurityContext:
+        """The context of a request sent under this Gid to this multicast address. `Rejected` if there is none, or
+        it takes no more requests."""
+        context = self._by_address.get((gid, address))
+        if context is None:
+            raise Rejected(Reason.UNKNOWN_GROUP, gid.hex())
+        if not context.accepts_requests:
+            raise Rejected(Reason.CONTEXT_RETIRED, gid.hex())
+        return context
+
+    def of(self, gid: bytes) -> tuple[SecurityContext, ...]:
+        """The contexts that a request sent under this Gid by unicast may belong to: more than one where groups of
+        several managers collide. `Rejected` as for `at`."""
+        found = self._by_gid.get(gid)
         if found is None:
             raise Rejected(Reason.UNKNOWN_GROUP, gid.hex())
-        if len(found) > 1 or not found[0].accepts_requests:
-            found = tuple(context for context in found if context.accepts_requests)
-            if not found:
-                raise Rejected(Reason.CONTEXT_RETIRED, gid.hex())
-        return found
+        accepting = tuple(context for context in found if context.accepts_requests)
+        if not accepting:
+            raise Rejected(Reason.CONTEXT_RETIRED, gid.hex())
+        return accepting
 
     def knows(self, gid: bytes) -> bool:
         """Whether any context, current or old, has this Gid."""

@@ -18,7 +18,7 @@ from ..errors import MisuseError, Reason, Rejected
 from . import coap
 from .coap import NON, OBJECT_SECURITY, REPEAT, Message, is_request
 from .contexts import RecipientContext, SecurityContext, SenderContext
-from .exchange import IncomingExchange, OutgoingExchange, incoming, outgoing
+from .exchange import IncomingExchange, OutgoingExchange
 from .option import OptionPrefix, decode_prefix, partial_iv_bytes
 from .profile import OptionTail, Prepared, RequestIds
 from .registry import Registry
@@ -94,37 +94,25 @@ def protect_request(
     registers = observe is not None and coap.uint_value(observe) == 0
     options = with_option(outer, OBJECT_SECURITY, option) if outer else ((OBJECT_SECURITY, option),)
     protected = _new(Message, (kind, outer_code, message_id, token, options, payload))
-    return _new(ProtectedRequest, (protected, outgoing(context, ids, prepared, nonce, registers)))
+    return _new(ProtectedRequest, (protected, OutgoingExchange(context, ids, prepared, nonce, observe=registers)))
+
+
+_Inside = tuple[Message, bytes | None, bytes, bytes, bool]
+"""(message, Repeat value, Partial IV, nonce, by multicast) of a request that is not delivered yet"""
 
 
 class _Request:
-    """What all stages of one received request carry. The message stays private until delivery.
+    """What all stages of one received request carry. What is inside stays private until delivery.
 
     This and the stages have no `__init__`, which would cost three times what filling them in from outside does."""
 
-    __slots__ = (
-        "_by_multicast",
-        "_message",
-        "_nonce",
-        "_partial_iv",
-        "_payload",
-        "_prepared",
-        "_tail",
-        "context",
-        "number",
-        "recipient",
-    )
+    __slots__ = ("_inside", "_signed", "context", "number", "recipient")
 
     context: SecurityContext
     recipient: RecipientContext
     number: int
-    _partial_iv: bytes
-    _tail: OptionTail
-    _prepared: Prepared
-    _nonce: bytes
-    _payload: bytes
-    _message: Message
-    _by_multicast: bool
+    _signed: tuple[Prepared, OptionTail, bytes]
+    _inside: _Inside
 
 
 class AuthenticRequest:
@@ -159,23 +147,26 @@ class DecryptedRequest(_Request):
         """The sender's public key, if it is at hand."""
         return self.recipient.public_key
 
+    def for_onlooker(self) -> Message:
+        """The message, for tools that explain or check a datagram: never for an application."""
+        return self._inside[0]
+
     def signature_needed(self) -> bool:
         """Whether verification may not be skipped or deferred, whatever the application says: an echo, an old
         context, a request that would start the window or cause a challenge, or a sender whose key is not at hand
         (or any member could fill this endpoint's memory with invented senders)."""
-        policy = self.context.synchronization
-        return (
-            not self.context.current
-            or self.recipient.public_key is None
-            or (policy.method is not Method.BEST_EFFORT and not self.recipient.sync.synchronized)
-            or self.recipient.sync.too_far(policy, self.recipient.window, self.number)
-            or (not self._by_multicast and self._message.option(coap.REPEAT) is not None)
-        )
+        context, recipient = self.context, self.recipient
+        policy = context.synchronization
+        if recipient.public_key is None or not context.current or self._inside[1] is not None:
+            return True
+        if recipient.sync.synchronized:
+            return policy.max_gap is not None and recipient.sync.too_far(policy, recipient.window, self.number)
+        return policy.method is not Method.BEST_EFFORT
 
     def peek_resource(self) -> tuple[int, tuple[bytes, ...]]:
         """Code and Uri-Path, for the decision whether to verify now (Appendix E). Not authentic yet."""
-        path = tuple(value for number, value in self._message.options if number == coap.URI_PATH)
-        return self._message.code, path
+        message = self._inside[0]
+        return message.code, tuple(value for number, value in message.options if number == coap.URI_PATH)
 
     def check_signature(self, public_key: PublicKey | None = None) -> AuthenticRequest:
         """Verify the countersignature with the sender's public key, or with this one, which was looked up
@@ -184,7 +175,8 @@ class DecryptedRequest(_Request):
         if key is None:
             raise Rejected(Reason.NO_PUBLIC_KEY, self.sender_id.hex())
         profile = self.context.common.profile
-        signature, message = profile.countersigned(self._prepared, self._tail, self._payload)
+        prepared, tail, payload = self._signed
+        signature, message = profile.countersigned(prepared, tail, payload)
         if not key.verify(signature, message):
             raise Rejected(Reason.SIGNATURE_FAILED, self.sender_id.hex())
         verified = AuthenticRequest()
@@ -201,8 +193,19 @@ class DecryptedRequest(_Request):
         return waived
 
 
-class DeliveredRequest(NamedTuple):
-    """A request for the application, with what is known about it."""
+class DeliveredRequest:
+    """A request for the application, with what is known about it. Made by `admit` alone, and not to be changed."""
+
+    __slots__ = (
+        "_answer",
+        "freshness",
+        "gid",
+        "group",
+        "message",
+        "sender_id",
+        "sequence_number",
+        "signature",
+    )
 
     message: Message
     group: str
@@ -211,7 +214,16 @@ class DeliveredRequest(NamedTuple):
     sequence_number: int
     signature: SignatureState
     freshness: Freshness
-    exchange: IncomingExchange
+    _answer: tuple[bytes, bytes | None, bool] | IncomingExchange
+
+    @property
+    def exchange(self) -> IncomingExchange:
+        """What an answer needs: the same object each time, made when it is first asked for."""
+        answer = self._answer
+        if isinstance(answer, tuple):
+            partial_iv, right, by_multicast = answer
+            self._answer = answer = IncomingExchange(self.sender_id, partial_iv, self.gid, right, by_multicast)
+        return answer
 
 
 class ChallengedRequest(NamedTuple):
@@ -254,8 +266,8 @@ def decrypt_request(
     `destination`: the packed multicast address that the datagram was sent to, None if it came by unicast.
     `now`: monotonic seconds. `Rejected` with the reason otherwise; no state changes."""
     kind, code, _, _, options, payload = message
-    plain = len(options) == 1 and options[0][0] == OBJECT_SECURITY  # nearly every request
-    value = options[0][1] if plain else object_security(message)
+    alone = len(options) == 1 and options[0][0] == OBJECT_SECURITY  # nearly every request
+    value = options[0][1] if alone else object_security(message)
     if destination is not None and kind != NON:
         raise Rejected(Reason.NOT_FOR_MULTICAST)
     if not 0 < code < 0x20 or not payload:
@@ -264,13 +276,12 @@ def decrypt_request(
     gid = prefix[2]
     if gid is None:
         raise Rejected(Reason.MALFORMED, "request without Gid")
-    contexts = registry.find(gid, destination)
-    if destination is not None or len(contexts) == 1:
-        return _decrypt_under(contexts[0], message, payload, prefix, destination, now)
+    if destination is not None:
+        return _decrypt_under(registry.at(gid, destination), message, payload, prefix, True, now)
     refused = Rejected(Reason.DECRYPTION_FAILED)
-    for context in contexts:  # by unicast one Gid may stand for several groups: the right one decrypts
+    for context in registry.of(gid):  # by unicast one Gid may stand for several groups: the right one decrypts
         try:
-            return _decrypt_under(context, message, payload, prefix, destination, now)
+            return _decrypt_under(context, message, payload, prefix, False, now)
         except Rejected as rejection:
             if refused.reason is Reason.DECRYPTION_FAILED:
                 refused = rejection
@@ -282,7 +293,7 @@ def _decrypt_under(
     message: Message,
     payload: bytes,
     prefix: OptionPrefix,
-    destination: bytes | None,
+    by_multicast: bool,
     now: float,
 ) -> DecryptedRequest:
     common = context.common
@@ -290,13 +301,13 @@ def _decrypt_under(
     tail = profile.split_request_option(common, prefix)
     partial_iv = prefix[1]
     assert partial_iv is not None  # as split_request_option promises
-    recipient = context.recipient(tail[0])
+    recipient = context.kept.get(tail[0]) or context.recipient(tail[0])
     number = _integer(partial_iv)
-    if not recipient.window.is_new(number):
+    window = recipient.window
+    if number <= window.highest and not window.is_new(number):
         if len(payload) <= recipient.tag_length:  # malformed comes first: it never gets an error
             raise Rejected(Reason.MALFORMED, "payload too short for a ciphertext")
         raise Rejected(Reason.REPLAY, f"sequence number {number} of {tail[0].hex()}")
-    by_multicast = destination is not None
     sync = recipient.sync
     if by_multicast and not sync.synchronized and sync.drops_early(context.synchronization, number, now):
         raise Rejected(Reason.CHALLENGE_PENDING)
@@ -305,24 +316,20 @@ def _decrypt_under(
     nonce = (recipient.nonce_base ^ number).to_bytes(recipient.nonce_length)
     inner = profile.join(message, profile.open(recipient, prepared, nonce, payload))
     options = inner.options
+    repeat = None
     if not by_multicast or (options and options[-1][0] >= REPEAT):
-        _check_path(inner, by_multicast)
+        repeat = _repeat_of(inner, by_multicast)
     request = DecryptedRequest()
     request.context = context
     request.recipient = recipient
     request.number = number
-    request._partial_iv = partial_iv
-    request._tail = tail
-    request._prepared = prepared
-    request._nonce = nonce
-    request._payload = payload
-    request._message = inner
-    request._by_multicast = by_multicast
+    request._signed = prepared, tail, payload
+    request._inside = inner, repeat, partial_iv, nonce, by_multicast
     return request
 
 
-def _check_path(message: Message, by_multicast: bool) -> None:
-    """What may come which way (multicast-oscore-04 §7, §9)."""
+def _repeat_of(message: Message, by_multicast: bool) -> bytes | None:
+    """The Repeat value, if any. `Rejected` if this may not come this way (multicast-oscore-04 §7, §9)."""
     repeat = message.option(coap.REPEAT)
     if repeat is not None:
         if by_multicast:
@@ -331,6 +338,7 @@ def _check_path(message: Message, by_multicast: bool) -> None:
             raise Rejected(Reason.MALFORMED, "Repeat value not of 8 to 40 bytes")
     elif not by_multicast and message.code not in (coap.GET, coap.FETCH):
         raise Rejected(Reason.UNICAST_METHOD, coap.code_text(message.code))
+    return repeat
 
 
 def admit(
@@ -347,16 +355,21 @@ def admit(
     if not recipient.kept:
         recipient = context.keep(recipient)
     kid = recipient.recipient_id
-    policy, message = context.synchronization, request._message
-    verdict = recipient.sync.decide(policy, recipient.window, request.number, message, now, entropy)
-    partial_iv, by_multicast = request._partial_iv, request._by_multicast
+    policy, number = context.synchronization, request.number
+    message, repeat, partial_iv, nonce, by_multicast = request._inside
+    verdict = recipient.sync.decide(policy, recipient.window, number, repeat, message, now, entropy)
     gid = context.gid
     if isinstance(verdict, Challenge):
-        exchange = incoming(kid, partial_iv, gid, None, by_multicast)
-        return ChallengedRequest(verdict.repeat, context.group, gid, kid, request.number, exchange)
-    safe = state is _VERIFIED and recipient.unbroken
-    exchange = incoming(kid, partial_iv, gid, request._nonce if safe else None, by_multicast)
-    return _new(
-        DeliveredRequest,
-        (message, context.group, gid, kid, request.number, state, verdict, exchange),
-    )
+        exchange = IncomingExchange(kid, partial_iv, gid, None, by_multicast)
+        return ChallengedRequest(verdict.repeat, context.group, gid, kid, number, exchange)
+    delivered = DeliveredRequest()
+    delivered.message = message
+    delivered.group = context.group
+    delivered.gid = gid
+    delivered.sender_id = kid
+    delivered.sequence_number = number
+    delivered.signature = state
+    delivered.freshness = verdict
+    right = nonce if state is _VERIFIED and recipient.unbroken else None
+    delivered._answer = partial_iv, right, by_multicast
+    return delivered

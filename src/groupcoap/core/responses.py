@@ -173,6 +173,10 @@ class DecryptedResponse(_Response):
         """The sender's public key, if it is at hand."""
         return self.recipient.public_key
 
+    def for_onlooker(self) -> Message:
+        """As `DecryptedRequest.for_onlooker`."""
+        return self._message
+
     def check_signature(self, public_key: PublicKey | None = None) -> AuthenticResponse:
         """Verify the countersignature, as in `DecryptedRequest.check_signature`."""
         key = public_key or self.recipient.public_key

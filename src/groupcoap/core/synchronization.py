@@ -123,17 +123,15 @@ class Synchronization:
         policy: SynchronizationPolicy,
         window: ReplayWindow,
         number: int,
+        repeat: bytes | None,
         message: Message,
         now: float,
         entropy: Entropy,
     ) -> Freshness | Challenge:
         """What becomes of an authentic request: it is delivered with this freshness, or challenged. The second,
         atomic replay check is inside. `Rejected` if it is not delivered and nothing is to be sent."""
-        options = message.options
-        if options and options[-1][0] >= coap.REPEAT:
-            repeat = message.option(coap.REPEAT)
-            if repeat is not None:
-                return self._echo(window, number, repeat, message, now)
+        if repeat is not None:
+            return self._echo(window, number, repeat, message, now)
         if policy.max_gap is not None and self.too_far(policy, window, number):
             self.synchronized = False
         if self.synchronized:

@@ -14,6 +14,7 @@ from ..core.policy import GroupPolicy, Verification, profile_by_name
 from ..core.profile import Profile
 from ..core.synchronization import Method, SynchronizationPolicy
 from ..cose.algorithms import AeadAlgorithm, Kdf, aead_algorithm, kdf_by_name
+from ..cose.credentials import Credential
 from ..cose.keys import SignatureAlgorithm, signature_algorithm
 from ..errors import MisuseError
 from ..membership import COAP_PORT, Epoch, GroupAddress, GroupConfiguration, Member, Role
@@ -84,7 +85,8 @@ def read_group(path: Path) -> GroupFile:
     """As `load_group`, with the identity."""
     document = read_document(path, KIND)
     members = document.members(
-        ("name", "profile", "aead", "kdf", "signature", "roles", "addresses", "policy", "epochs"), ("identity",)
+        ("name", "profile", "aead", "kdf", "signature", "roles", "addresses", "policy", "epochs"),
+        ("identity", "manager_credential"),
     )
     roles = _roles(members["roles"])
     identity = None if roles == {Role.PURE_LISTENER} else _identity(path, members.get("identity"))
@@ -105,6 +107,7 @@ def read_group(path: Path) -> GroupFile:
             aead=algorithms.aead,
             kdf=algorithms.kdf,
             signature=algorithms.signature,
+            manager_credential=_manager(members.get("manager_credential"), algorithms),
         )
     return GroupFile(path, configuration, identity)
 
@@ -127,6 +130,8 @@ def save_group(
         "policy": _policy_json(configuration.policy),
         "epochs": [_epoch_json(epoch) for epoch in configuration.epochs],
     }
+    if configuration.manager_credential is not None:
+        body["manager_credential"] = credential_json(configuration.manager_credential)
     write_document(path, KIND, body, replace=overwrite)
 
 
@@ -167,6 +172,10 @@ def _identity(path: Path, entry: Field | None) -> DeviceIdentity:
     if entry is not None and Path(name).is_absolute():
         entry.fault("must be a path relative to this file")
     return load_identity(path.parent / name)
+
+
+def _manager(entry: Field | None, algorithms: _Algorithms) -> Credential | None:
+    return None if entry is None else read_credential(entry, algorithms.signature)
 
 
 def _roles(entry: Field) -> frozenset[Role]:
