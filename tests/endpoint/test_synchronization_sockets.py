@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import aiocoap
 from devices import answers, eventually, get, lamps, put, switch
 from world import BASELINE, BEST_EFFORT, CHALLENGE, World
 
@@ -12,6 +13,7 @@ from groupcoap.core.policy import GroupPolicy
 from groupcoap.core.requests import SignatureState
 from groupcoap.core.synchronization import Freshness, SynchronizationPolicy
 from groupcoap.endpoint.groups import ListenerPolicy
+from groupcoap.endpoint.network import SocketAddress
 from groupcoap.errors import Reason
 from groupcoap.files.state import EndpointState, MemoryState, StateKey
 
@@ -174,3 +176,30 @@ async def test_a_gap_in_the_numbers_ends_synchronization_where_the_policy_says_s
         endpoint, light = opened[0]
         assert endpoint.counters.challenges_sent == 2
         assert [o.signature for _, o in light.requests] == [SignatureState.VERIFIED] * 2
+
+
+async def test_a_lost_echo_is_retransmitted_byte_by_byte_and_acts_once() -> None:
+    world = world_with(CHALLENGE)
+    quick = aiocoap.TransportTuning()
+    quick.ACK_TIMEOUT = 0.1
+    async with lamps(world) as opened, switch(world) as multicaster:
+        endpoint, light = opened[0]
+        network = multicaster.endpoint.network
+        send = network.send
+        echoes: list[bytes] = []
+
+        def lose_the_first(datagram: bytes, destination: SocketAddress) -> None:
+            if destination[0] == world.host(world.lamp_ids[0]):
+                echoes.append(datagram)
+                if len(echoes) == 1:
+                    return
+            send(datagram, destination)
+
+        network.send = lose_the_first  # type: ignore[method-assign]
+        message = put(b"on")
+        message.transport_tuning = quick
+        assert len(await answers(multicaster.request(message))) == 1
+        assert len(echoes) == 2
+        assert echoes[0] == echoes[1]
+        assert light.payloads == [b"on"]
+        assert endpoint.counters.rejected == {}

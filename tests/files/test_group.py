@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -236,4 +237,18 @@ def test_any_value_anywhere_is_read_or_refused(tmp_path: Path, data: st.DataObje
     set_at(*way, value)(document)
     path.write_text(json.dumps(document))
     with suppress(FileFault):
+        load_group(path)
+
+
+def test_a_group_manager_s_own_credential_is_kept_as_it_came(tmp_path: Path) -> None:
+    lamp_directory(tmp_path)
+    credential = generate_identity("manager").credential
+    with_manager = replace(configuration(), manager_credential=credential)
+    path = tmp_path / "managed.group.json"
+    save_group(path, with_manager)
+    assert load_group(path).manager_credential == credential
+    damaged = json.loads(path.read_text())
+    damaged["manager_credential"]["data"] = "00"
+    path.write_text(json.dumps(damaged))
+    with pytest.raises(FileFault, match="manager_credential"):
         load_group(path)

@@ -25,8 +25,8 @@ from .names import SIGNATURES
 def keygen(file: Path, name: str | None, algorithm: str) -> None:
     """Make the identity of a device, in a new FILE that only you can read (default: identity.json).
 
-    The private key never leaves that file; nothing overwrites it. `groupcoap provision --identity FILE=ROLE` makes
-    the device a member of a group.
+    Nothing overwrites that file, and nobody else needs its private key. `groupcoap provision --identity FILE=ROLE`
+    makes the device a member of a group.
     """
     signature = SIGNATURES[algorithm]
     identity = generate_identity(checked_name(name or file.resolve().parent.name), signature)

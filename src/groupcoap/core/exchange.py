@@ -51,10 +51,16 @@ class OutgoingExchange:
     __slots__ = ("_ids", "_last", "context", "nonce", "observe", "prepared")
 
     def __init__(
-        self, context: SecurityContext, ids: RequestIds, prepared: Prepared, nonce: bytes, *, observe: bool
+        self,
+        context: SecurityContext,
+        ids: tuple[bytes, bytes, bytes],  # RequestIds, or a plain tuple of the same, which is cheaper to make
+        prepared: Prepared,
+        nonce: bytes,
+        *,
+        observe: bool,
     ) -> None:
         self.context = context
-        self._ids: tuple[bytes, bytes, bytes] = ids
+        self._ids = ids
         self.prepared = prepared
         self.nonce = nonce
         self.observe = observe

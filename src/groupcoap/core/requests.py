@@ -97,6 +97,24 @@ def protect_request(
     return _new(ProtectedRequest, (protected, OutgoingExchange(context, ids, prepared, nonce, observe=registers)))
 
 
+Signed = tuple[Prepared, OptionTail, bytes]
+"""What the profile needs to say which signature is over what: see `Profile.countersigned`."""
+
+
+def verify_countersignature(
+    context: SecurityContext, recipient: RecipientContext, signed: Signed, public_key: PublicKey | None
+) -> None:
+    """Verify with this key, or else with the one that is at hand. Pure; may run in any thread. `Rejected` if the
+    signature is wrong or there is no key."""
+    key = public_key or recipient.public_key
+    if key is None:
+        raise Rejected(Reason.NO_PUBLIC_KEY, recipient.recipient_id.hex())
+    prepared, tail, payload = signed
+    signature, message = context.common.profile.countersigned(prepared, tail, payload)
+    if not key.verify(signature, message):
+        raise Rejected(Reason.SIGNATURE_FAILED, recipient.recipient_id.hex())
+
+
 _Inside = tuple[Message, bytes | None, bytes, bytes, bool]
 """(message, Repeat value, Partial IV, nonce, by multicast) of a request that is not delivered yet"""
 
@@ -111,7 +129,7 @@ class _Request:
     context: SecurityContext
     recipient: RecipientContext
     number: int
-    _signed: tuple[Prepared, OptionTail, bytes]
+    _signed: Signed
     _inside: _Inside
 
 
@@ -171,14 +189,7 @@ class DecryptedRequest(_Request):
     def check_signature(self, public_key: PublicKey | None = None) -> AuthenticRequest:
         """Verify the countersignature with the sender's public key, or with this one, which was looked up
         meanwhile. Pure; may run in another thread. `Rejected` if it is wrong or there is no key."""
-        key = public_key or self.recipient.public_key
-        if key is None:
-            raise Rejected(Reason.NO_PUBLIC_KEY, self.sender_id.hex())
-        profile = self.context.common.profile
-        prepared, tail, payload = self._signed
-        signature, message = profile.countersigned(prepared, tail, payload)
-        if not key.verify(signature, message):
-            raise Rejected(Reason.SIGNATURE_FAILED, self.sender_id.hex())
+        verify_countersignature(self.context, self.recipient, self._signed, public_key)
         verified = AuthenticRequest()
         verified._request = self
         return verified

@@ -16,9 +16,9 @@ from .coap import Message
 from .contexts import RecipientContext, SecurityContext, SenderContext
 from .exchange import IncomingExchange, OutgoingExchange
 from .option import decode_prefix, partial_iv_bytes
-from .profile import OptionTail, Prepared, RequestIds
+from .profile import RequestIds
 from .registry import Registry
-from .requests import Trace, TraceHook, object_security
+from .requests import Signed, Trace, TraceHook, object_security, verify_countersignature
 from .splitting import with_option
 from .synchronization import Freshness
 
@@ -88,9 +88,7 @@ class _Response:
         "_message",
         "_notification",
         "_number",
-        "_payload",
-        "_prepared",
-        "_tail",
+        "_signed",
         "context",
         "recipient",
     )
@@ -102,9 +100,7 @@ class _Response:
         recipient: RecipientContext,
         number: int | None,
         notification: bool,
-        tail: OptionTail,
-        prepared: Prepared,
-        payload: bytes,
+        signed: Signed,
         message: Message,
     ) -> None:
         self._exchange = exchange
@@ -112,9 +108,7 @@ class _Response:
         self.recipient = recipient
         self._number = number
         self._notification = notification
-        self._tail = tail
-        self._prepared = prepared
-        self._payload = payload
+        self._signed = signed
         self._message = message
 
 
@@ -179,13 +173,7 @@ class DecryptedResponse(_Response):
 
     def check_signature(self, public_key: PublicKey | None = None) -> AuthenticResponse:
         """Verify the countersignature, as in `DecryptedRequest.check_signature`."""
-        key = public_key or self.recipient.public_key
-        if key is None:
-            raise Rejected(Reason.NO_PUBLIC_KEY, self.sender_id.hex())
-        profile = self.context.common.profile
-        signature, message = profile.countersigned(self._prepared, self._tail, self._payload)
-        if not key.verify(signature, message):
-            raise Rejected(Reason.SIGNATURE_FAILED, self.sender_id.hex())
+        verify_countersignature(self.context, self.recipient, self._signed, public_key)
         return AuthenticResponse(self)
 
 
@@ -224,5 +212,5 @@ def decrypt_response(registry: Registry, exchange: OutgoingExchange, message: Me
     if number is None and _needs_own_partial_iv(inner):
         raise Rejected(Reason.MALFORMED, "challenge without Partial IV")
     return DecryptedResponse(
-        exchange, context, recipient, number, notification, tail, prepared, message.payload, inner
+        exchange, context, recipient, number, notification, (prepared, tail, message.payload), inner
     )
