@@ -16,7 +16,7 @@ every_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str
 
 LINK = re.compile(r"\]\(([^)#\s]+)?(#[^)\s]+)?\)")
 TEST = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
-COMMAND = re.compile(r"groupcoap ([a-z]+)")
+COMMAND = re.compile(r"(?<!from )groupcoap ([a-z]+)")
 
 
 def text_of(path: Path) -> str:

@@ -12,12 +12,7 @@ from pathlib import Path
 import aiocoap
 from aiocoap import resource
 
-from groupcoap.endpoint.endpoint import Endpoint
-from groupcoap.endpoint.listener import Listener
-from groupcoap.endpoint.network import NetworkOptions
-from groupcoap.endpoint.remote import provenance
-from groupcoap.files.provisioned import load_member
-from groupcoap.files.state import EndpointState
+from groupcoap import Endpoint, EndpointState, Listener, NetworkOptions, load_member, provenance
 
 
 class Lamp(resource.ObservableResource):

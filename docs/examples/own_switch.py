@@ -9,11 +9,7 @@ from pathlib import Path
 
 import aiocoap
 
-from groupcoap.endpoint.endpoint import Endpoint
-from groupcoap.endpoint.multicaster import Multicaster
-from groupcoap.endpoint.network import NetworkOptions
-from groupcoap.files.provisioned import load_member
-from groupcoap.files.state import EndpointState
+from groupcoap import Endpoint, EndpointState, Multicaster, NetworkOptions, load_member
 
 
 async def main(directory: str, level: str) -> bool:
