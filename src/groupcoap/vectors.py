@@ -15,7 +15,7 @@ from typing import Any
 
 from .core import coap
 from .core.contexts import CommonContext, SecurityContext, SenderContext, construct_nonce
-from .core.exchange import OutgoingExchange
+from .core.exchange import outgoing_exchange
 from .core.multicast_oscore_04 import MULTICAST_OSCORE_04, split_tail
 from .core.option import decode_prefix
 from .core.policy import profile_by_name
@@ -224,7 +224,7 @@ def _verify_response(data: Json) -> Json:
     nonce = common.nonce(ids.kid, ids.partial_iv)
     prepared = common.profile.binder(common, ids.kid, ids.gid)(ids.partial_iv)
     observe = message.option(coap.OBSERVE) is not None
-    exchange = OutgoingExchange(context, ids, prepared, nonce, observe=observe)
+    exchange = outgoing_exchange(context, ids, prepared, nonce, observe)
     response = decrypt_response(registry, exchange, message)
     delivered = response.check_signature().accept()
     return {"message": coap.encode(delivered.message).hex(), "sender_id": delivered.sender_id.hex()}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groupcoap.core.exchange import IncomingExchange, OutgoingExchange
+from groupcoap.core.exchange import IncomingExchange, OutgoingExchange, outgoing_exchange
 from groupcoap.core.profile import RequestIds
 from groupcoap.errors import Reason
 from support import GID, LISTENER, MULTICASTER, OTHER_LISTENER, attempt, refused, security_context
@@ -19,7 +19,7 @@ def incoming(right: bytes | None) -> IncomingExchange:
 
 
 def outgoing(*, observe: bool) -> OutgoingExchange:
-    return OutgoingExchange(security_context(MULTICASTER), IDS, (b"", b""), bytes(13), observe=observe)
+    return outgoing_exchange(security_context(MULTICASTER), IDS, (b"", b""), bytes(13), observe)
 
 
 def test_the_nonce_of_a_request_is_given_once() -> None:

@@ -13,7 +13,7 @@ from enum import Enum
 from ..core import coap
 from ..core.coap import Message
 from ..core.contexts import CommonContext, SecurityContext
-from ..core.exchange import OutgoingExchange
+from ..core.exchange import OutgoingExchange, outgoing_exchange
 from ..core.multicast_oscore_04 import FLAG_COUNTERSIGN, MULTICAST_OSCORE_04
 from ..core.option import FLAG_GID, FLAG_KID, OptionPrefix, decode_prefix
 from ..core.profile import RequestIds
@@ -370,12 +370,12 @@ def _exchange(view: Onlooker, request: Message) -> OutgoingExchange:
     kid, _ = common.profile.split_request_option(common, prefix)
     ids = RequestIds(kid, partial_iv, gid)
     observe = request.option(coap.OBSERVE)
-    return OutgoingExchange(
+    return outgoing_exchange(
         context,
         ids,
         common.profile.binder(common, kid, gid)(partial_iv),
         common.nonce(kid, partial_iv),
-        observe=observe is not None and coap.uint_value(observe) == 0,
+        observe is not None and coap.uint_value(observe) == 0,
     )
 
 

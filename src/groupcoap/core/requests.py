@@ -18,7 +18,7 @@ from ..errors import MisuseError, Reason, Rejected
 from . import coap
 from .coap import NON, OBJECT_SECURITY, REPEAT, Message, is_request
 from .contexts import RecipientContext, SecurityContext, SenderContext
-from .exchange import IncomingExchange, OutgoingExchange
+from .exchange import IncomingExchange, OutgoingExchange, outgoing_exchange
 from .option import OptionPrefix, decode_prefix, partial_iv_bytes
 from .profile import OptionTail, Prepared, RequestIds
 from .registry import Registry
@@ -94,7 +94,7 @@ def protect_request(
     registers = observe is not None and coap.uint_value(observe) == 0
     options = with_option(outer, OBJECT_SECURITY, option) if outer else ((OBJECT_SECURITY, option),)
     protected = _new(Message, (kind, outer_code, message_id, token, options, payload))
-    return _new(ProtectedRequest, (protected, OutgoingExchange(context, ids, prepared, nonce, observe=registers)))
+    return _new(ProtectedRequest, (protected, outgoing_exchange(context, ids, prepared, nonce, registers)))
 
 
 Signed = tuple[Prepared, OptionTail, bytes]
@@ -360,7 +360,7 @@ def admit(
     request = verified._request
     context = request.context
     state = verified.state
-    if not context.accepts_requests or not (context.current or state is _VERIFIED):
+    if not context.current and not (context.accepts_requests and state is _VERIFIED):
         raise Rejected(Reason.CONTEXT_RETIRED, context.gid.hex())  # renewed while this one was under way
     recipient = request.recipient
     if not recipient.kept:
