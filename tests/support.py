@@ -315,6 +315,7 @@ def snapshot(node: Node) -> object:
             context.accepts_requests,
             context.intact,
             sorted(context.members),
+            sorted(context._answering),
             [
                 (r.recipient_id, r.window.highest, r.window.bits, r.unbroken, sync_snapshot(r.sync))
                 for r in context.recipients

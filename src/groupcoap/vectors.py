@@ -83,6 +83,8 @@ def check_vector(vector: Any) -> Outcome:
         return Outcome(name, f"unknown kind {kind!r}")
     if ("output" in vector) == ("reject" in vector):
         return Outcome(name, "needs either output or reject")
+    if "output" in vector and not (isinstance(vector["output"], dict) and vector["output"]):
+        return Outcome(name, "output is not an object with fields")
     try:
         result = run(vector["input"])
     except GroupcoapError as error:
@@ -230,11 +232,19 @@ def _verify_response(data: Json) -> Json:
     return {"message": coap.encode(delivered.message).hex(), "sender_id": delivered.sender_id.hex()}
 
 
+def _other_id(taken: set[bytes], longest: int) -> bytes:
+    """An Endpoint ID for the listener itself: any that is nobody else's."""
+    for length in range(longest + 1):
+        for number in range(min(256**length, len(taken) + 1)):
+            candidate = number.to_bytes(length, "big")
+            if candidate not in taken:
+                return candidate
+    raise MisuseError("no Endpoint ID is left for the listener")
+
+
 def _sequence(data: Json) -> Json:
     common = _common(data["common"])
-    own_id = next(
-        bytes((n,)) for n in range(256) if f"{n:02x}" not in data["recipients"]
-    )  # the listener's own: any id that is nobody else's
+    own_id = _other_id({bytes.fromhex(kid) for kid in data["recipients"]}, common.aead.max_id_length)
     key = common.signature.generate()
     sender = SenderContext(common, own_id, key, SequenceNumbers())
     registry = _listener(data, sender, Method(data["synchronization"]))

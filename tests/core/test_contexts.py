@@ -204,19 +204,36 @@ def test_a_learned_key_reaches_new_and_existing_recipients() -> None:
     assert set(context.members) == {MULTICASTER, OTHER_LISTENER}
 
 
-def test_when_recipients_become_too_many_one_goes_and_no_window_counts_as_unbroken_again(
+def test_when_senders_become_too_many_the_newcomer_is_refused_and_no_window_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(contexts, "MAX_RECIPIENTS", 2)
     context = security_context(LISTENER)
-    kids = [b"\x01", b"\x02", b"\x03"]
+    kids = [b"\x01", b"\x02"]
     kept = [context.keep(context.recipient(kid)) for kid in kids]
-    assert [r.recipient_id for r in context.recipients] == kids[1:]
-    assert not context.intact
-    again = context.recipient(kids[0])
-    assert again is not kept[0]
-    assert not again.unbroken
-    assert kept[1].unbroken
+    with refused(Reason.BUSY):
+        context.keep(context.recipient(b"\x03"))
+    assert [context.recipient(kid) for kid in kids] == kept
+    assert context.intact
+
+
+def test_of_listeners_whose_answers_were_verified_the_first_goes_and_no_sender_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(contexts, "MAX_RECIPIENTS", 2)
+    context = security_context(MULTICASTER)
+    sender = context.keep(context.recipient(LISTENER))
+    context.keep_answering(sender)
+    answering = [context.recipient(kid) for kid in (b"\x11", b"\x12", b"\x13")]
+    for recipient in answering:
+        context.keep_answering(recipient)
+    assert context.recipient(b"\x11") is not answering[0]
+    assert context.recipient(b"\x13") is answering[2]
+    assert list(context.recipients) == [sender]
+    assert context.keep(answering[2]) is context.recipient(b"\x13")
+    context.depart([b"\x12"])
+    with refused(Reason.UNKNOWN_SENDER):
+        context.keep_answering(answering[1])
 
 
 def test_a_lost_state_makes_every_recipient_broken() -> None:

@@ -321,7 +321,7 @@ def test_no_flipped_bit_of_a_response_is_accepted_or_changes_anything(
         with pytest.raises(Rejected):
             collect(sender, protected.exchange, flipped)
     assert snapshot(sender) == before
-    assert protected.exchange._last == {}
+    assert not protected.exchange._answered
     assert collect(sender, protected.exchange, message).sender_id == LISTENER
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from unittest.mock import patch
 
@@ -125,9 +126,9 @@ def restart(history: History, who: int, choice: int) -> None:
 
 
 def evict(history: History, who: int, choice: int) -> None:
-    """So many others send that a Recipient Context has to go."""
+    """So many others send that there is no room for another Recipient Context."""
     context = history.nodes[who].context
-    with patch.object(contexts, "MAX_RECIPIENTS", 1):
+    with patch.object(contexts, "MAX_RECIPIENTS", 1), suppress(Rejected):
         for kid in (b"\x7e", b"\x7f"):
             context.keep(context.recipient(kid))
 

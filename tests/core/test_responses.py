@@ -141,14 +141,21 @@ def test_only_responses_are_protected_as_responses(code: int) -> None:
     assert incoming.take_request_nonce() is not None
 
 
-def test_without_a_number_left_only_the_nonce_of_the_request_can_be_used() -> None:
+@pytest.mark.parametrize("first", [MAXIMUM + 1, MAXIMUM])
+def test_past_the_last_number_nothing_is_sent_not_even_with_the_nonce_of_the_request(first: int) -> None:
     sender = make_node(MULTICASTER)
-    listener = make_node(LISTENER, first=MAXIMUM + 1)
-    protected = protect(sender)
-    incoming = deliver(listener, protected.message).exchange
-    collect(sender, protected.exchange, answer(listener, incoming))
+    listener = make_node(LISTENER, first=first)
+    if first == MAXIMUM:
+        assert listener.sender.numbers.take() == MAXIMUM
+    incoming = deliver(listener, protect(sender).message).exchange
     with pytest.raises(SequenceNumbersExhausted):
         answer(listener, incoming)
+
+
+def test_our_own_request_is_neither_answered_nor_is_its_answer_ours() -> None:
+    sender = make_node(MULTICASTER)
+    with pytest.raises(MisuseError, match="own"):
+        incoming_exchange(sender.sender, RequestIds(MULTICASTER, b"\x05", GID), may_reuse_nonce=True)
 
 
 # ---- the low-level seam
@@ -260,7 +267,7 @@ def test_a_response_under_way_when_its_listener_leaves_is_rejected_and_changes_n
     with refused(Reason.UNKNOWN_SENDER):
         under_way.accept()
     assert snapshot(sender) == before
-    assert outgoing._last == {}
+    assert outgoing._answered == set()
 
 
 # ---- signatures
@@ -278,7 +285,7 @@ def test_nothing_before_acceptance_shows_the_message_or_changes_anything() -> No
     assert decrypted.public_key is not None
     assert snapshot(sender) == before
     authentic.accept()
-    assert [r.recipient_id for r in sender.context.recipients] == [LISTENER]
+    assert list(sender.context._answering) == [LISTENER]
 
 
 def test_a_member_that_answers_as_another_fails_by_its_signature() -> None:

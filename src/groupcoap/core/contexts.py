@@ -14,7 +14,8 @@ from .synchronization import Synchronization, SynchronizationPolicy
 from .window import ReplayWindow
 
 MAX_RECIPIENTS = 1024
-"""Recipient Contexts kept at most; the one that was made first goes first."""
+"""Senders of requests at most, and listeners whose answers were verified at most. A window is never given up for a
+newcomer, since it could not be made again; what only verified answers can be."""
 
 DEFAULT_SYNCHRONIZATION = SynchronizationPolicy()
 
@@ -174,6 +175,7 @@ class SecurityContext:
     `depart`."""
 
     __slots__ = (
+        "_answering",
         "_departed",
         "_public_keys",
         "accepts_requests",
@@ -210,6 +212,7 @@ class SecurityContext:
         self.accepts_requests = True
         self.generation = 0
         self.kept: dict[bytes, RecipientContext] = {}
+        self._answering: dict[bytes, RecipientContext] = {}
         self._public_keys = dict(public_keys)
         self._departed: set[bytes] = set()
 
@@ -228,7 +231,7 @@ class SecurityContext:
         once a message has passed, so that forged kids fill no memory.
 
         `Rejected` if the kid cannot be a sender here: too long, our own, or of a member that left."""
-        found = self.kept.get(kid)
+        found = self.kept.get(kid) or self._answering.get(kid)
         if found is not None:
             return found
         if self.sender is not None and kid == self.sender.sender_id:
@@ -248,14 +251,26 @@ class SecurityContext:
             return kept
         if kid in self._departed:
             raise Rejected(Reason.UNKNOWN_SENDER, kid.hex())
+        if len(self.kept) >= MAX_RECIPIENTS:
+            raise Rejected(Reason.BUSY, "senders of requests")
+        self._answering.pop(kid, None)
         self.kept[kid] = recipient
         recipient.kept = True
-        if len(self.kept) > MAX_RECIPIENTS:
-            self._drop(next(iter(self.kept)))
-            self.intact = False  # were it made again, its window would have forgotten
         return recipient
 
+    def keep_answering(self, recipient: RecipientContext) -> None:
+        """Keep the Recipient Context of a listener whose response has passed, apart from those with windows: it
+        is only a saving. `Rejected` if the member has left since its response was decrypted."""
+        kid = recipient.recipient_id
+        if kid in self._departed:
+            raise Rejected(Reason.UNKNOWN_SENDER, kid.hex())
+        if not recipient.kept:
+            self._answering[kid] = recipient
+            if len(self._answering) > MAX_RECIPIENTS:
+                del self._answering[next(iter(self._answering))]
+
     def _drop(self, kid: bytes) -> None:
+        self._answering.pop(kid, None)
         dropped = self.kept.pop(kid, None)
         if dropped is not None:
             dropped.kept = False
@@ -265,14 +280,15 @@ class SecurityContext:
         recipient = self.recipient(kid)
         recipient.window = window
         recipient.unbroken = unbroken
-        recipient.sync.restore()
+        recipient.sync.restore(window.highest)
         self.keep(recipient)
 
     def learn(self, kid: bytes, public_key: PublicKey) -> None:
         """A member's public key has arrived."""
         self._public_keys[kid] = public_key
-        if kid in self.kept:
-            self.kept[kid].public_key = public_key
+        found = self.kept.get(kid) or self._answering.get(kid)
+        if found is not None:
+            found.public_key = public_key
 
     def knows(self, kid: bytes) -> bool:
         """Whether the public key of this Endpoint ID is at hand."""

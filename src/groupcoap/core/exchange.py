@@ -8,9 +8,6 @@ from .profile import Prepared, RequestIds
 
 _blank = object.__new__
 
-_BEFORE_ANY = (-1, -1)
-"""Stands for a response that used the request's nonce: it comes before every notification."""
-
 
 class IncomingExchange:
     """A listener's side: a verified request that may be answered.
@@ -50,36 +47,41 @@ class OutgoingExchange:
     One exchange collects from many listeners. Per listener it takes one response, or, if it observes,
     notifications with ever higher (Gid generation, Partial IV). Made by `outgoing_exchange`."""
 
-    __slots__ = ("_ids", "_last", "context", "nonce", "observe", "prepared")
+    __slots__ = ("_answered", "_ids", "_notified", "context", "nonce", "observe", "prepared")
 
     context: SecurityContext
     prepared: Prepared
     nonce: bytes
     observe: bool
     _ids: tuple[bytes, bytes, bytes]
-    _last: dict[bytes, tuple[int, int]]
+    _answered: set[bytes]
+    _notified: dict[bytes, tuple[int, int]]
 
     @property
     def ids(self) -> RequestIds:
         """The request's ids, which every response is bound to."""
         return RequestIds(*self._ids)
 
+    def follow(self, earlier: OutgoingExchange) -> None:
+        """This request refreshes the observation that `earlier` began or refreshed: Notification Numbers go on."""
+        self._notified = earlier._notified
+
     def check(self, kid: bytes, generation: int, number: int | None, *, notification: bool) -> None:
         """Whether a response of this listener would be accepted. `Rejected` if not. Changes nothing."""
         if notification and not self.observe:
             raise Rejected(Reason.NOT_OBSERVED)
-        last = self._last.get(kid)
-        if last is None:
-            return
         if number is None or not self.observe:
-            raise Rejected(Reason.REPLAY)
-        if (generation, number) <= last:
+            if kid in self._answered:
+                raise Rejected(Reason.REPLAY)
+        elif (generation, number) <= self._notified.get(kid, (-1, -1)):
             raise Rejected(Reason.NOTIFICATION_ORDER)
 
     def accept(self, kid: bytes, generation: int, number: int | None, *, notification: bool) -> None:
         """Check again and update, in one step without interruption, for a response that is authentic."""
         self.check(kid, generation, number, notification=notification)
-        self._last[kid] = _BEFORE_ANY if number is None else (generation, number)
+        self._answered.add(kid)
+        if number is not None and self.observe:
+            self._notified[kid] = (generation, number)
 
 
 def outgoing_exchange(
@@ -93,5 +95,6 @@ def outgoing_exchange(
     exchange.prepared = prepared
     exchange.nonce = nonce
     exchange.observe = observe
-    exchange._last = {}
+    exchange._answered = set()
+    exchange._notified = {}
     return exchange

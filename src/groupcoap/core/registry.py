@@ -32,6 +32,8 @@ class Registry:
             sibling.gid == gid for sibling in siblings
         ):
             raise MisuseError(f"there already is a security context with Gid {gid.hex()} at this address")
+        if any(other.common.common_iv == context.common.common_iv for other in self._by_gid.get(gid, ())):
+            raise MisuseError(f"two groups have the same keys (Gid {gid.hex()}): nonces would repeat")
         for older in siblings:
             older.current = older.accepts_requests = False
         context.generation = siblings[-1].generation + 1 if siblings else 0

@@ -21,6 +21,7 @@ from .contexts import RecipientContext, SecurityContext, SenderContext
 from .exchange import IncomingExchange, OutgoingExchange, outgoing_exchange
 from .option import OptionPrefix, decode_prefix, partial_iv_bytes
 from .profile import OptionTail, Prepared, RequestIds
+from .reassembly import parse_block
 from .registry import Registry
 from .splitting import with_option
 from .synchronization import Challenge, Entropy, Freshness, Method
@@ -181,6 +182,10 @@ class DecryptedRequest(_Request):
             return policy.max_gap is not None and recipient.sync.too_far(policy, recipient.window, self.number)
         return policy.method is not Method.BEST_EFFORT
 
+    def has_option(self, numbers: frozenset[int]) -> bool:
+        """Whether one of these options is inside. Not authentic yet."""
+        return any(number in numbers for number, _ in self._inside[0].options)
+
     def peek_resource(self) -> tuple[int, tuple[bytes, ...]]:
         """Code and Uri-Path, for the decision whether to verify now (Appendix E). Not authentic yet."""
         message = self._inside[0]
@@ -266,6 +271,12 @@ def object_security(message: Message) -> bytes:
     raise Rejected(Reason.MALFORMED, "Object-Security more than once")
 
 
+def _is_whole(message: Message) -> bool:
+    """Whether this is not a piece that a proxy has cut off: those are put together before, and not by multicast."""
+    block = message.option(coap.BLOCK1)
+    return block is None or parse_block(block)[:2] == (0, False)
+
+
 def decrypt_request(
     registry: Registry,
     message: Message,
@@ -279,7 +290,7 @@ def decrypt_request(
     kind, code, _, _, options, payload = message
     alone = len(options) == 1 and options[0][0] == OBJECT_SECURITY  # nearly every request
     value = options[0][1] if alone else object_security(message)
-    if destination is not None and kind != NON:
+    if destination is not None and (kind != NON or not (alone or _is_whole(message))):
         raise Rejected(Reason.NOT_FOR_MULTICAST)
     if not 0 < code < 0x20 or not payload:
         raise Rejected(Reason.MALFORMED, "not a request with a ciphertext")
@@ -312,7 +323,11 @@ def _decrypt_under(
     tail = profile.split_request_option(common, prefix)
     partial_iv = prefix[1]
     assert partial_iv is not None  # as split_request_option promises
-    recipient = context.kept.get(tail[0]) or context.recipient(tail[0])
+    recipient = context.kept.get(tail[0])
+    if recipient is None:
+        if len(payload) <= common.aead.tag_length:  # malformed comes first: it never gets an error
+            raise Rejected(Reason.MALFORMED, "payload too short for a ciphertext")
+        recipient = context.recipient(tail[0])
     number = _integer(partial_iv)
     window = recipient.window
     if number <= window.highest and not window.is_new(number):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ..cose.keys import PublicKey
-from ..errors import MisuseError, Reason, Rejected
+from ..errors import MisuseError, Reason, Rejected, SequenceNumbersExhausted
 from . import coap
 from .coap import Message
 from .contexts import RecipientContext, SecurityContext, SenderContext
@@ -30,7 +30,10 @@ def incoming_exchange(
 
     With `may_reuse_nonce` the caller vouches for what `admit` would have established: that the request was
     verified, is answered for the first time, and that the sender's window is unbroken. The right is granted only
-    if `sender` still is of the request's Gid. `MisuseError` if the ids cannot be a request's."""
+    if `sender` still is of the request's Gid. `MisuseError` for ids that cannot be a request's, or are of our own
+    request."""
+    if ids.gid == sender.common.gid and ids.kid == sender.sender_id:
+        raise MisuseError("a request of our own is not answered")
     nonce = sender.common.nonce(ids.kid, ids.partial_iv)
     right = nonce if may_reuse_nonce and sender.common.gid == ids.gid else None
     return IncomingExchange(*ids, right, by_multicast)
@@ -54,6 +57,8 @@ def protect_response(
     `MisuseError` if the message cannot be protected, `SequenceNumbersExhausted` if there is no number left."""
     if not coap.is_response(message.code):
         raise MisuseError("not a response")
+    if sender.numbers.exhausted:
+        raise SequenceNumbersExhausted("no sequence numbers left under this Sender Context")
     common = sender.common
     profile = common.profile
     ids = exchange.ids
@@ -140,7 +145,7 @@ class AuthenticResponse:
         context = response.context
         kid = response.recipient.recipient_id
         response._exchange.check(kid, context.generation, response._number, notification=response._notification)
-        context.keep(response.recipient)
+        context.keep_answering(response.recipient)
         response._exchange.accept(kid, context.generation, response._number, notification=response._notification)
         return DeliveredResponse(
             response._message,
@@ -192,6 +197,8 @@ def decrypt_response(registry: Registry, exchange: OutgoingExchange, message: Me
     profile = common.profile
     tail = profile.split_response_option(common, prefix)
     kid = tail[0]
+    if kid == exchange.ids.kid and context is exchange.context:
+        raise Rejected(Reason.OWN_MESSAGE)
     notification = len(message.options) > 1 and message.option(coap.OBSERVE) is not None
     recipient = context.recipient(kid)
     if partial_iv is None:

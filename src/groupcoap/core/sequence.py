@@ -28,7 +28,7 @@ class SequenceNumbers:
     (exclusive) of the range that is now durably reserved. The default reserves everything: for a context that
     lives in memory only."""
 
-    __slots__ = ("_counter", "_end", "_lock", "_reserve")
+    __slots__ = ("_counter", "_end", "_given", "_lock", "_reserve")
 
     def __init__(self, first: int = 0, reserve: Reserve = _reserve_all) -> None:
         if first < 0:
@@ -36,14 +36,20 @@ class SequenceNumbers:
         self._counter = count(first)
         self._reserve = reserve
         self._end = first
+        self._given = first - 1
         self._lock = Lock()
 
     def take(self) -> int:
         """The next number, never given out again. `SequenceNumbersExhausted` past 2^40 - 1."""
-        number = next(self._counter)  # atomic: no two callers get the same
+        number = self._given = next(self._counter)  # atomic: no two callers get the same
         if number >= self._end:
             self._extend(number)
         return number
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the last number is used: then nothing may be sent any more, be it without a number of its own."""
+        return self._given >= MAXIMUM
 
     def _extend(self, number: int) -> None:
         if number > MAXIMUM:

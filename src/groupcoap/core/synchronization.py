@@ -109,9 +109,10 @@ class Synchronization:
         self._last_challenge = 0.0
         self._first = -1
 
-    def restore(self) -> None:
-        """The window came back from durable state: nothing has been missed."""
+    def restore(self, highest: int) -> None:
+        """The window, up to this number, came back from durable state: nothing has been missed."""
         self.synchronized = True
+        self._first = highest
 
     def drops_early(self, policy: SynchronizationPolicy, number: int, now: float) -> bool:
         """Whether a multicast request would be dropped whatever it contains, because a challenge is open: known
@@ -194,7 +195,7 @@ class Synchronization:
         else:
             raise Rejected(Reason.REPEAT_UNKNOWN)
         if not self.synchronized:
-            if not window.is_new(number):
+            if number <= window.highest:  # the window never moves back (it is not empty after a gap)
                 raise Rejected(Reason.REPLAY)
             window.start_at(number)
             self.synchronized = True

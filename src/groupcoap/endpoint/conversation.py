@@ -16,13 +16,12 @@ from aiocoap.pipe import Pipe
 
 from ..errors import GroupcoapError
 from .endpoint import Endpoint
+from .interface import MAX_BODY
 from .network import SocketAddress
 from .remote import GroupRemote
 
 MAX_ECHOES = 3
 """Challenges of one listener that are answered in one conversation."""
-MAX_BODY = 1 << 20
-"""Bytes of an answer put together from blocks."""
 
 log = logging.getLogger("groupcoap.multicaster")
 
@@ -45,9 +44,11 @@ class Leg:
     ) -> None:
         self._endpoint = endpoint
         self.message = message
+        self.ended = False
         pipe = Pipe(message, log)
 
         def receive(event: Pipe.Event) -> bool:
+            self.ended = event.is_last
             if event.message is not None or event.exception is not None:
                 on_event(event)
             return not event.is_last
@@ -63,6 +64,7 @@ class Leg:
 
     def close(self) -> None:
         """Wait no longer for responses."""
+        self.ended = True
         self._stop()
         if self.message.mtype is aiocoap.CON:
             self._endpoint.messages.abandon(self.message)
@@ -102,8 +104,13 @@ class Conversation:
 
     @property
     def legs(self) -> tuple[Leg, ...]:
-        """The group request, and the unicast requests that took its place for single listeners."""
+        """The group request, and the unicast requests that took its place for single listeners and go on."""
+        self._legs = [leg for leg in self._legs if leg is self._root or not leg.ended]
         return tuple(self._legs)
+
+    def renew_echoes(self) -> None:
+        """The request is about to be sent again: it may be challenged again."""
+        self._echoes.clear()
 
     @property
     def busy(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 import aiocoap
@@ -71,6 +71,10 @@ class Endpoint:
         self._observation_lifetime = observation_lifetime
         self._report = report
         self._entropy = entropy
+        self.departures: set[Callable[[str, frozenset[bytes]], None]] = set()
+        """Called with (group, Endpoint IDs) when members have left."""
+        self.closings: set[Callable[[], None]] = set()
+        """Called before the endpoint closes."""
         self._rejoining: asyncio.Task[None] | None = None
         self._opened = False
 
@@ -126,6 +130,8 @@ class Endpoint:
         if self._rejoining is not None:
             self._rejoining.cancel()
             await asyncio.gather(self._rejoining, return_exceptions=True)
+        for close in tuple(self.closings):
+            close()
         await self.context.shutdown()
         if self.plain_context is not None:
             await self.plain_context.shutdown()
@@ -145,6 +151,8 @@ class Endpoint:
     def _departed(self, group: str, endpoint_ids: frozenset[bytes]) -> None:
         if endpoint_ids:
             self.tokens.end_incoming_of(group, endpoint_ids)
+            for departed in tuple(self.departures):
+                departed(group, endpoint_ids)
 
     async def _rejoin(self) -> None:
         """Watch for the interface going away and coming back. Bounded by the endpoint's life."""

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from ..core import coap
 from ..core.contexts import CommonContext, RecipientContext, SecurityContext, SenderContext
 from ..core.policy import Decide, GroupPolicy, Verification
 from ..core.registry import Registry
@@ -38,6 +39,11 @@ from ..membership import (
 log = logging.getLogger("groupcoap.groups")
 
 
+_ALWAYS_VERIFIED = frozenset((coap.BLOCK1, coap.URI_PATH_ABBREV))
+"""Options with which a request is always verified: blocks of several senders would end up in one body, and an
+abbreviated path is another than the one that was decided by."""
+
+
 @dataclass(frozen=True, slots=True)
 class ListenerPolicy:
     """Where this listener differs from its groups' policies; None: it does not.
@@ -67,17 +73,30 @@ class Groups:
         self._listener_policy = policy
         self._entropy = entropy
         self._departed = departed
+        self._graces: list[asyncio.TimerHandle] = []
+        self._claims: list[tuple[str, bytes, bytes | None]] = []
         self._configurations: dict[str, GroupConfiguration] = {}
         self._policies: dict[str, GroupPolicy] = {}
         self.in_use: Callable[[SecurityContext], bool] = lambda context: False
         """Whether a pending exchange needs this Security Context."""
-        for configuration in source.groups():
-            # Older epochs only verify answers to requests of this process, of which there are none yet.
-            self._install(configuration, configuration.current)
+        try:
+            for configuration in source.groups():
+                # Older epochs only verify answers to requests of this process, of which there are none yet.
+                self._install(configuration, configuration.current)
+        except Exception:
+            for claim in self._claims:
+                state.release(*claim)
+            raise
         self._unsubscribe = source.subscribe(self._on_event)
 
     def close(self) -> None:
+        """Take no more events, and let go of the state."""
         self._unsubscribe()
+        for timer in self._graces:
+            timer.cancel()
+        for claim in self._claims:
+            self._state.release(*claim)
+        self._claims.clear()
 
     # ---- what is known of a group
 
@@ -125,7 +144,9 @@ class Groups:
             choice = self.policy(group).verification
         if not isinstance(choice, Verification):
             choice = choice(*request.peek_resource())
-        if choice is not Verification.ALWAYS and request.signature_needed():
+        if choice is not Verification.ALWAYS and (
+            request.signature_needed() or request.has_option(_ALWAYS_VERIFIED)
+        ):
             return Verification.ALWAYS
         return choice
 
@@ -157,18 +178,34 @@ class Groups:
         self._install(configuration, epoch)
         for older in self.registry.contexts(name)[:-1]:
             older.depart(epoch.departed)
-        if grace:
-            previous = self.registry.contexts(name)[-2]
-            previous.accepts_requests = True  # late senders; their signatures are verified whatever the policy
-            asyncio.get_running_loop().call_later(grace, self._end_grace, previous)
+        previous = self.registry.contexts(name)[-2:-1]
+        for older in previous:
+            self._carry_over(older, self.current(name))
+            if grace:
+                older.accepts_requests = True  # late senders; their signatures are verified whatever the policy
+                self._graces.append(asyncio.get_running_loop().call_later(grace, self._end_grace, older))
         self._departed(name, epoch.departed)
         self.retire()
+
+    @staticmethod
+    def _carry_over(older: SecurityContext, newer: SecurityContext) -> None:
+        """Who installs one renewal after the other stays synchronized: every number under the new keys is new
+        (multicast-oscore-04 §8). Not so who has missed one."""
+        if int.from_bytes(newer.gid, "big") != int.from_bytes(older.gid, "big") + 1:
+            return
+        for recipient in older.recipients:
+            kid = recipient.recipient_id
+            if recipient.sync.synchronized and newer.knows(kid):
+                newer.restore(kid, ReplayWindow(), unbroken=newer.intact)
 
     def _end_grace(self, context: SecurityContext) -> None:
         context.accepts_requests = False
         self.retire()
 
     def _install(self, configuration: GroupConfiguration, epoch: Epoch) -> None:
+        claim = (configuration.name, epoch.gid, epoch.own_id)
+        self._state.claim(*claim)
+        self._claims.append(claim)
         policy = self._effective(configuration, epoch)
         context = self._context(configuration, epoch, policy.synchronization)
         self.registry.install(context, [address.packed for address in configuration.addresses])

@@ -50,6 +50,8 @@ EXCHANGE_LIFETIME = 247.0  # RFC 7252 §4.8.2, seconds
 MAX_REMEMBERED = 1024
 _FLAGS_RESERVED = 0xC0  # of an Object-Security value, in every profile and in RFC 8613
 MAX_OUTGOING = 4096
+MAX_BODY = 1 << 20
+"""Bytes of a request's or an answer's body put together from inner blocks."""
 KEPT_EXCHANGES = 2
 """Exchanges of one token: that of the request sent last, and the one it refreshed."""
 
@@ -91,6 +93,28 @@ class _Confirmed:
 
 
 _Decrypted = TypeVar("_Decrypted", DecryptedRequest, DecryptedResponse)
+
+
+def _check_inner_block(message: coap.Message, by_multicast: bool) -> None:
+    """A body in blocks is put together by aiocoap, without a limit of its own. By multicast nobody could ask for
+    the next block. `Rejected` if it is too large, or comes that way."""
+    value = message.option(coap.BLOCK1)
+    if value is None:
+        return
+    number, more, size = parse_block(value)
+    if by_multicast and (number or more):
+        raise Rejected(Reason.NOT_FOR_MULTICAST, "a body in blocks")
+    if (number + 1) * size > MAX_BODY:
+        raise Rejected(Reason.TOO_LARGE, "a body in blocks")
+
+
+def _without_stray_observe(message: coap.Message) -> coap.Message:
+    """Observe travels unprotected: whoever adds it to a PUT would have the PUT done again at every change. It means
+    something only for GET and FETCH (RFC 7641 §2, RFC 8132 §2.4)."""
+    if message.code in (coap.GET, coap.FETCH):
+        return message
+    return message._replace(options=tuple(o for o in message.options if o[0] != coap.OBSERVE))
+
 
 Received = tuple[coap.Message, bytes, SocketAddress, bytes | None]
 """(message, its datagram, source, packed multicast destination or None)"""
@@ -156,14 +180,13 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
             self._refuse(rejection, received)
         except EnvironmentFault as fault:  # the state cannot be made durable: then nothing may be delivered
             log.error("not delivered: %s", fault)
+        except Exception:  # an application's function, or a mistake: other datagrams must not suffer from it
+            log.exception("a datagram from %s was not processed", source[0])
 
     def _by_multicast(self, received: Received) -> None:
         message = received[0]
         if message.type != coap.NON or not coap.is_request(message.code):
             raise Rejected(Reason.NOT_FOR_MULTICAST)
-        block = message.option(coap.BLOCK1)
-        if block is not None and parse_block(block)[:2] != (0, False):
-            raise Rejected(Reason.NOT_FOR_MULTICAST, "outer blocks are not put together")
         self._request(received)
 
     def _by_unicast(self, received: Received) -> None:
@@ -264,9 +287,10 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
             self._verify_request(decrypted, None, received)
         else:
             verified = decrypted.waive_signature(deferred=mode is Verification.DEFER)
-            self._admitted(self._groups.admit(verified, decrypted, self._loop.time()), received)
+            outcome = self._groups.admit(verified, decrypted, self._loop.time())
             if mode is Verification.DEFER:
-                self._deferred.submit(decrypted)
+                self._deferred.submit(decrypted)  # before anything else can go wrong: the window has moved
+            self._admitted(outcome, received)
 
     def _look_up(
         self, decrypted: _Decrypted, received: Received, proceed: Callable[[_Decrypted, PublicKey, Received], None]
@@ -288,6 +312,8 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
                 self._refuse(rejection, received)
             except EnvironmentFault as fault:
                 log.error("not delivered: %s", fault)
+            except Exception:
+                log.exception("a message from %s was not processed", received[2][0])
 
         self._lookups.request(decrypted.context, decrypted.sender_id, self._loop.time(), resume)
 
@@ -321,7 +347,8 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
             incoming=incoming,
             locally_multicast=outcome.exchange.by_multicast,
         )
-        request = from_core(outcome.message, remote)
+        _check_inner_block(outcome.message, outcome.exchange.by_multicast)
+        request = from_core(_without_stray_observe(outcome.message), remote)
         self._counters.delivered_requests += 1
         self._manager.dispatch_message(request)
 
@@ -437,6 +464,8 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
             self._acknowledge(coap.encode(to_core(message)), message.mid, remote.address)
 
     def _send_request(self, message: aiocoap.Message, remote: GroupRemote) -> None:
+        if self._closed:
+            raise MisuseError("the endpoint is closed")
         context = self._groups.current(remote.group)
         if context.sender is None:
             raise MisuseError(f"a pure listener cannot send to group {remote.group!r}")
@@ -448,6 +477,7 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
         if outgoing is None:
             self._outgoing[message.token] = _Outgoing(remote.group, [exchange])
         else:
+            exchange.follow(outgoing.exchanges[-1])
             outgoing.exchanges = [*outgoing.exchanges, exchange][-KEPT_EXCHANGES:]
         self._remember(message, datagram)
         self._network.send(datagram, remote.address)

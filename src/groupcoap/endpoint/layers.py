@@ -11,11 +11,12 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from aiocoap import Context, Message, error
+from aiocoap import Context, Message
 from aiocoap.messagemanager import MessageManager
 from aiocoap.pipe import Pipe
 from aiocoap.tokenmanager import TokenManager
 
+from ..errors import MisuseError
 from .etags import BlockEtags
 from .remote import GroupRemote
 
@@ -70,6 +71,18 @@ class GroupMessageManager(MessageManager):  # type: ignore[misc]
         return number
 
 
+def _goes_on(request: Message, response: Message) -> bool:
+    """Whether more may follow: see `ends_observation`."""
+    return request.opt.observe == OBSERVE_REGISTER and not ends_observation(response)
+
+
+def ends_observation(response: Message) -> bool:
+    """Whether a listener ends its observation with this response: an error, or an answer to this very request that
+    is no notification. An absent Observe option alone says nothing, it is not protected; a Partial IV is."""
+    number = response.remote.provenance.sequence_number
+    return not response.code.is_successful() or (response.opt.observe is None and number is None)
+
+
 class GroupTokenManager(TokenManager):  # type: ignore[misc]
     """The token layer: one token collects responses from many, and observations at this listener expire if they
     are not refreshed."""
@@ -83,7 +96,7 @@ class GroupTokenManager(TokenManager):  # type: ignore[misc]
         """Send the pipe's request; every response to its token becomes an event of the pipe. A group request ends
         only when the pipe has no interest left."""
         if self.outgoing_requests is None:
-            pipe.add_exception(error.LibraryShutdown())
+            pipe.add_exception(MisuseError("the endpoint is closed"))
             return
         message = pipe.request
         message.token = self.next_token()
@@ -101,12 +114,12 @@ class GroupTokenManager(TokenManager):  # type: ignore[misc]
         self._forget(key[0])
 
     def process_response(self, response: Message) -> bool:
-        collecting = self.outgoing_requests.get((response.token, None))
-        if collecting is not None:
-            collecting.add_response(response, is_last=False)
-            return True
-        known: bool = super().process_response(response)
-        return known
+        for asked in (None, response.remote):
+            pipe = self.outgoing_requests.get((response.token, asked))
+            if pipe is not None:
+                pipe.add_response(response, is_last=asked is not None and not _goes_on(pipe.request, response))
+                return True
+        return False
 
     def process_request(self, request: Message) -> None:
         super().process_request(request)
@@ -124,8 +137,12 @@ class GroupTokenManager(TokenManager):  # type: ignore[misc]
         _, stop = self.incoming_requests.pop(key)
         stop()
 
-    def end_incoming_of(self, group: str, endpoint_ids: frozenset[bytes]) -> None:
-        """Stop serving all requests of members who have left."""
-        gone = [k for k in self.incoming_requests if k[1].group == group and k[1].endpoint_id in endpoint_ids]
+    def end_incoming_of(self, group: str, endpoint_ids: frozenset[bytes] | None = None) -> None:
+        """Stop serving all requests of these members of a group, who have left; or of all members."""
+        gone = [
+            key
+            for key in self.incoming_requests
+            if key[1].group == group and (endpoint_ids is None or key[1].endpoint_id in endpoint_ids)
+        ]
         for key in gone:
             self.end_incoming(key)

@@ -37,6 +37,8 @@ class Listener:
         """Serve no more, and leave the multicast addresses that nobody else on this endpoint listens at."""
         for group in self._served:
             self._endpoint.sites.remove(group)
+            if self._endpoint.tokens.incoming_requests is not None:
+                self._endpoint.tokens.end_incoming_of(group)
         gone = set(self._endpoint.addresses(self._served))
         self._served.clear()
         self._endpoint.network.leave(gone - set(self._endpoint.addresses(self._endpoint.sites.groups)))

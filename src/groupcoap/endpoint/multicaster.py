@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final
@@ -11,12 +13,15 @@ from typing import Final
 import aiocoap
 
 from ..core.synchronization import Method
-from ..errors import MisuseError
+from ..errors import GroupcoapError, MisuseError, NetworkFault
 from ..membership import GroupAddress
 from .conversation import Conversation
 from .endpoint import OBSERVATION_LIFETIME, Endpoint
+from .layers import ends_observation
 from .network import SocketAddress
 from .remote import GroupRemote, Provenance
+
+log = logging.getLogger("groupcoap.multicaster")
 
 DEFAULT_TIMEOUT = 7.0
 """Seconds to wait for answers: the default Leisure of listeners and a bit."""
@@ -24,6 +29,8 @@ LINGER = 10.0
 """Seconds that late challenges are answered after a collection has ended."""
 
 
+MAX_EXTENSION = 20
+"""An answer that comes in pieces may take so many times the timeout in all."""
 NO_RESPONSE_AT_ALL = 2 | 8 | 16
 """No-Response (RFC 7967): not interested in responses of any class."""
 
@@ -156,6 +163,7 @@ class Collection:
         )
         # Whoever stops iterating halfway must not keep the exchange open for ever.
         self._reaper = self._loop.call_at(self._deadline, self._reap)
+        endpoint.closings.add(self.close)
 
     @property
     def answered(self) -> frozenset[bytes]:
@@ -182,7 +190,8 @@ class Collection:
 
     def _extend(self, endpoint_id: bytes) -> None:
         if endpoint_id not in self._answers:
-            self._extended[endpoint_id] = self._loop.time() + self._timeout
+            latest = self._sent + MAX_EXTENSION * self._timeout
+            self._extended[endpoint_id] = min(self._loop.time() + self._timeout, latest)
         self._queue.put_nowait(None)  # look at the deadlines again
 
     @property
@@ -224,6 +233,7 @@ class Collection:
         if self._closed:
             return
         self._closed = True
+        self._multicaster.endpoint.closings.discard(self.close)
         self._reaper.cancel()
         self._queue.put_nowait(None)
         self._conversation.close(linger=self._multicaster.linger)
@@ -283,6 +293,8 @@ class Observation:
     def __init__(self, multicaster: Multicaster, message: aiocoap.Message, refresh: float, timeout: float) -> None:
         if refresh <= 0 or timeout <= 0:
             raise MisuseError("refresh and timeout are positive numbers of seconds")
+        if message.code not in (aiocoap.GET, aiocoap.FETCH):
+            raise MisuseError("only GET and FETCH can observe")
         self._multicaster = multicaster
         self.streams: dict[bytes, Stream] = {}
         """Endpoint ID → its notifications; a listener appears with its first answer."""
@@ -296,6 +308,8 @@ class Observation:
         )
         self._refresh = refresh
         self._refresher = self._loop.call_later(refresh, self._register_again)
+        endpoint.departures.add(self._member_left)
+        endpoint.closings.add(self._stop)
 
     def _delivered(self, response: aiocoap.Message) -> None:
         answer = self._multicaster.answer(response, self._sent)
@@ -304,13 +318,32 @@ class Observation:
             stream = self.streams[answer.endpoint_id] = Stream(answer.endpoint_id)
         stream._put(answer)
         self._all._put(answer)
-        if response.opt.observe is None:
+        if ends_observation(response):
             stream._end()
 
     def _register_again(self) -> None:
-        for leg in self._conversation.legs:
-            leg.repeat()
         self._refresher = self._loop.call_later(self._refresh, self._register_again)
+        self._conversation.renew_echoes()
+        for leg in self._conversation.legs:
+            try:
+                leg.repeat()
+            except GroupcoapError as error:  # the network may be back the next time
+                log.warning("observation not refreshed: %s", error)
+
+    def _member_left(self, group: str, endpoint_ids: frozenset[bytes]) -> None:
+        for endpoint_id in endpoint_ids if group == self._multicaster.group else ():
+            if endpoint_id in self.streams:
+                self.streams[endpoint_id]._end()
+
+    def _stop(self) -> None:
+        """End all streams, and wait for nothing more."""
+        self._refresher.cancel()
+        endpoint = self._multicaster.endpoint
+        endpoint.departures.discard(self._member_left)
+        endpoint.closings.discard(self._stop)
+        for stream in (*self.streams.values(), self._all):
+            stream._end()
+        self._conversation.close()
 
     def __aiter__(self) -> AsyncIterator[Answer]:
         return self._all
@@ -319,13 +352,11 @@ class Observation:
         """Tell the listeners to stop (Observe 1, same token), and end all streams."""
         if self._all.ended:
             return
-        self._refresher.cancel()
         for leg in self._conversation.legs:
-            leg.repeat(observe=1, no_response=NO_RESPONSE_AT_ALL)
-        for stream in (*self.streams.values(), self._all):
-            stream._end()
+            with suppress(NetworkFault):  # then they expire
+                leg.repeat(observe=1, no_response=NO_RESPONSE_AT_ALL)
         await asyncio.sleep(0)
-        self._conversation.close()
+        self._stop()
 
     async def __aenter__(self) -> Observation:
         return self

@@ -338,7 +338,7 @@ class Network:
         """The address that a datagram was sent to: this multicast address, or our unicast one."""
         if destination is None:
             return self.local_address(4 if len(source) == 2 else 6)
-        return next((str(a.host), a.port) for a in self._joined if a.packed == destination)
+        return next(((str(a.host), a.port) for a in self._joined if a.packed == destination), ("", 0))
 
     @property
     def joined(self) -> tuple[GroupAddress, ...]:

@@ -71,6 +71,13 @@ class RuntimeState(Protocol):
         """Record a sender's window; to be called before what it lets through is delivered. `StateLost` if there
         is no such state, `FileFault` if it cannot be made durable."""
 
+    def claim(self, group: str, gid: bytes, own_id: bytes | None) -> None:
+        """Take the exclusive use of this Security Context. `MisuseError` if somebody has it: two endpoints, each
+        with windows of its own, would answer one request twice with one nonce."""
+
+    def release(self, group: str, gid: bytes, own_id: bytes | None) -> None:
+        """Give the exclusive use back."""
+
     def add_key(self, group: str, gid: bytes, own_id: bytes | None) -> None:
         """Begin state for a new Security Context; nothing happens if there is such state. `StateLost` if this Gid
         was forgotten: its sequence numbers would start again."""
@@ -137,7 +144,10 @@ def _apply_reserve(contents: _Contents, group: Any, gid: Any, own_id: Any, end: 
     key = _key(group, gid, own_id)
     if key.own_id is None or key not in contents.marks:
         raise ValueError("a reservation without a key")
-    contents.marks[key] = _number(end, MAXIMUM + 1)
+    end = _number(end, MAXIMUM + 1)
+    if end < contents.marks[key]:
+        raise ValueError("a reservation that takes numbers back")
+    contents.marks[key] = end
 
 
 def _apply_window(contents: _Contents, group: Any, gid: Any, own_id: Any, sender: Any, *window: Any) -> None:
@@ -152,8 +162,8 @@ def _apply_forget(contents: _Contents, group: Any, gid: Any) -> None:
 
 
 def _apply_stop(contents: _Contents, numbers: Any) -> None:
-    for entry in numbers:
-        _apply_reserve(contents, *entry)
+    for *key, unused in numbers:  # a clean stop gives back what was reserved and not used
+        contents.marks[_key(*key)] = _number(unused, MAXIMUM + 1)
 
 
 _APPLY: Mapping[str, Callable[..., None]] = {
@@ -184,7 +194,17 @@ class EndpointState:
     Made by `open`. Every record is durable when the method that makes it returns. Methods may be called from any
     thread. `stopped_cleanly`: whether the process before this one closed it."""
 
-    __slots__ = ("_closed", "_contents", "_guard", "_journal", "_lock", "_numbers", "_size", "stopped_cleanly")
+    __slots__ = (
+        "_claimed",
+        "_closed",
+        "_contents",
+        "_guard",
+        "_journal",
+        "_lock",
+        "_numbers",
+        "_size",
+        "stopped_cleanly",
+    )
 
     def __init__(self, contents: _Contents, journal: Journal, lock: Lock, stopped_cleanly: bool) -> None:
         self.stopped_cleanly = stopped_cleanly
@@ -194,6 +214,7 @@ class EndpointState:
         self._size = journal.size
         self._guard = RLock()
         self._closed = False
+        self._claimed: set[StateKey] = set()
         self._numbers: dict[StateKey, SequenceNumbers] = {}
 
     @staticmethod
@@ -254,6 +275,14 @@ class EndpointState:
             self._append(["window", *_key_json(key), sender_id.hex(), highest, bits])
             self._contents.windows[key][sender_id] = StoredWindow(highest, bits)
             self._compact_if_large()
+
+    def claim(self, group: str, gid: bytes, own_id: bytes | None) -> None:
+        """As `RuntimeState.claim`."""
+        _claim(self._claimed, StateKey(group, gid, own_id))
+
+    def release(self, group: str, gid: bytes, own_id: bytes | None) -> None:
+        """As `RuntimeState.release`."""
+        self._claimed.discard(StateKey(group, gid, own_id))
 
     def add_key(self, group: str, gid: bytes, own_id: bytes | None) -> None:
         """As `RuntimeState.add_key`."""
@@ -349,6 +378,12 @@ def _drain(numbers: SequenceNumbers, end: int) -> int:
     return end
 
 
+def _claim(claimed: set[StateKey], key: StateKey) -> None:
+    if key in claimed:
+        raise MisuseError(f"another endpoint uses the state of group {key.group!r} (Gid {key.gid.hex()}) already")
+    claimed.add(key)
+
+
 def _check_window(highest: int, bits: int) -> None:
     """What would not be taken back on loading must not be written."""
     if not 0 <= highest <= MAXIMUM or not 0 <= bits < 1 << WIDTH:
@@ -371,9 +406,10 @@ class MemoryState:
     """A `RuntimeState` that lasts as long as the object: for tests and benches. It knows every key from the
     start; nothing is durable, so it must never stand behind keys that are used twice."""
 
-    __slots__ = ("_forgotten", "_numbers", "_windows")
+    __slots__ = ("_claimed", "_forgotten", "_numbers", "_windows")
 
     def __init__(self) -> None:
+        self._claimed: set[StateKey] = set()
         self._numbers: dict[StateKey, SequenceNumbers] = {}
         self._windows: dict[StateKey, dict[bytes, StoredWindow]] = {}
         self._forgotten: set[tuple[str, bytes]] = set()
@@ -395,6 +431,14 @@ class MemoryState:
         _check_window(highest, bits)
         self._check(group, gid)
         self._windows.setdefault(StateKey(group, gid, own_id), {})[sender_id] = StoredWindow(highest, bits)
+
+    def claim(self, group: str, gid: bytes, own_id: bytes | None) -> None:
+        """As `RuntimeState.claim`."""
+        _claim(self._claimed, StateKey(group, gid, own_id))
+
+    def release(self, group: str, gid: bytes, own_id: bytes | None) -> None:
+        """As `RuntimeState.release`."""
+        self._claimed.discard(StateKey(group, gid, own_id))
 
     def add_key(self, group: str, gid: bytes, own_id: bytes | None) -> None:
         """As `RuntimeState.add_key`."""
