@@ -150,3 +150,20 @@ def test_nobody_reads_the_output(tmp_path: Path) -> None:
         os.close(write)
         _, errors = process.communicate()
     assert (process.returncode, errors) == (1, "")
+
+
+@pytest.mark.processes
+def test_output_that_cannot_be_written_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "groupcoap", "--help"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert result.returncode == 3
+    assert result.stderr == "groupcoap: cannot write the output: No space left on device\n"
+
+
+@pytest.mark.processes
+def test_closed_output_is_no_traceback() -> None:
+    command = f"exec {sys.executable} -m groupcoap --version >&-"
+    result = subprocess.run(["bash", "-c", command], stderr=subprocess.PIPE, text=True)
+    assert (result.returncode, result.stderr) == (0, "")

@@ -58,6 +58,7 @@ def test_json_is_one_object_per_answer_then_the_summary(lit: Room) -> None:
         "missing": [],
         "problems": {},
         "refused": {},
+        "errors": 0,
         "answers": 2,
     }
 
@@ -125,6 +126,7 @@ def test_payloads_from_a_file_and_from_standard_input(lit: Room, tmp_path: Path)
     assert {answer["payload"] for answer in typed.json[:-1]} == {"on 15%"}
     mistyped = lit.send("put", "/light", "--payload", "dimm", "--json")
     assert {answer["code"] for answer in mistyped.json[:-1]} == {"4.00"}
+    assert (mistyped.code, mistyped.json[-1]["complete"], mistyped.json[-1]["errors"]) == (1, True, 2)
     assert "0 to 100" in mistyped.json[0]["payload"]
 
 

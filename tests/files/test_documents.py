@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from groupcoap.errors import FileFault
-from groupcoap.files.documents import MAX_SIZE, DocumentKind, Field, read_document, write_document
+from groupcoap.files.documents import MAX_SIZE, DocumentKind, Field, read_document, read_private, write_document
 from groupcoap.files.group import load_group
 from groupcoap.files.identity import load_identity
 from groupcoap.membership import Role
@@ -180,3 +180,13 @@ def test_any_bytes_give_a_file_fault(tmp_path: Path, data: bytes) -> None:
         with pytest.raises(FileFault) as caught:
             load(path)
         assert "\n" not in str(caught.value)
+
+
+def test_nobody_is_told_to_change_the_mode_of_a_file_that_is_not_ours(tmp_path: Path) -> None:
+    path = tmp_path / "passwd"
+    path.write_text("root:x:0:0")
+    path.chmod(0o644)
+    with pytest.raises(FileFault) as caught:
+        read_private(path)
+    assert "chmod" not in str(caught.value)
+    assert "no file of groupcoap" in str(caught.value)

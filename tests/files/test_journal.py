@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,6 +19,14 @@ from groupcoap.files.documents import MAX_SIZE
 from groupcoap.files.journal import Journal, Lock, Record, Records, encode_journal, encode_record, read_journal
 
 RECORDS: list[Record] = [["a", 1], ["b", "ü"], ["c", None, [1, 2]]]
+
+
+@pytest.fixture(autouse=True)
+def _private_files() -> Iterator[None]:
+    """What these tests write is open to nobody else, as state files must be."""
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
 
 
 def put(path: Path, data: bytes) -> Path:

@@ -461,3 +461,35 @@ def test_memory_state_has_the_same_interface() -> None:
 def test_the_durable_state_is_a_runtime_state(path: Path) -> None:
     state: RuntimeState = EndpointState.open(path)
     state.close()
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o620, 0o666])
+def test_a_state_that_others_can_read_or_write_is_refused(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "state.journal"
+    EndpointState.create(path, [StateKey("room", b"12345678", b"\x01")])
+    path.chmod(mode)
+    with pytest.raises(FileFault, match="chmod 600"):
+        EndpointState.open(path)
+
+
+def test_a_reservation_that_takes_numbers_back_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "state.journal"
+    key = ["room", b"12345678".hex(), "01"]
+    records: list[list[Any]] = [["key", *key], ["reserve", *key, 512], ["reserve", *key, 256]]
+    path.write_bytes(encode_journal(records))
+    path.chmod(0o600)
+    with pytest.raises(FileFault, match="not a known record"):
+        EndpointState.open(path)
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_one_security_context_is_used_by_one_endpoint(tmp_path: Path, durable: bool) -> None:
+    path = tmp_path / "state.journal"
+    EndpointState.create(path, [StateKey("room", b"12345678", b"\x01")])
+    with EndpointState.open(path) as opened:
+        state: RuntimeState = opened if durable else MemoryState()
+        state.claim("room", b"12345678", b"\x01")
+        with pytest.raises(MisuseError, match="another endpoint"):
+            state.claim("room", b"12345678", b"\x01")
+        state.release("room", b"12345678", b"\x01")
+        state.claim("room", b"12345678", b"\x01")

@@ -27,7 +27,7 @@ COMMANDS = {
 }
 """Name, also of the module and of the attribute in it, and what `--help` says; in the order of a first visit."""
 
-EPILOG = "Exit codes: 0 done, 1 incomplete, 2 usage, 3 bad file, 4 state locked, 5 network."
+EPILOG = "Exit codes: 0 done, 1 incomplete, 2 usage, 3 bad file, 4 state locked, 5 network; 130 interrupted."
 
 
 class _Commands(click.Group):
@@ -73,6 +73,9 @@ def program() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program with these arguments (default: the process's); returns its exit code. Whatever was wrong
     stands on standard error, on one line."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 — for as long as the process lives
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a letter is no reason to fail
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -86,7 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         _complain(f"cannot write the output: {error.strerror or error}")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        from .exits import Exit
+
+        return Exit.BAD_FILE
     return code
 
 

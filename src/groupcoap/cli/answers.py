@@ -24,13 +24,14 @@ MAX_NAMED = 12
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """How a request ended. `expected`: None if no roster was given. `missing`: names. `problems`: name → why its
-    answer is not complete. `refused`: messages that were not accepted, by reason. `first`, `last`: the shortest and
-    the longest delay in seconds."""
+    """How a request ended. `expected`: None if no roster was given. `errors`: answers of class 4 or 5. `missing`:
+    names. `problems`: name → why its answer is not complete. `refused`: messages that were not accepted, by reason.
+    `first`, `last`: the shortest and the longest delay in seconds."""
 
     messages: int
     answered: int
     expected: int | None
+    errors: int = 0
     missing: tuple[str, ...] = ()
     problems: Mapping[str, str] = field(default_factory=dict)
     refused: Mapping[Reason, int] = field(default_factory=dict)
@@ -54,6 +55,8 @@ class Summary:
             if self.answered > 1:
                 text += f", the last after {_ms(self.last)}"
         yield text
+        if self.errors:
+            yield f"{plural(self.errors, 'answer')} with an error: not done there"
         if self.missing:
             more = len(self.missing) - MAX_NAMED
             named = ", ".join(printable(name) for name in self.missing[:MAX_NAMED])
@@ -75,6 +78,7 @@ class Summary:
             "complete": self.complete,
             "answered": self.answered,
             "expected": self.expected,
+            "errors": self.errors,
             "missing": list(self.missing),
             "problems": dict(self.problems),
             "refused": {reason.value: count for reason, count in self.refused.items()},

@@ -30,7 +30,7 @@ from ..errors import MisuseError
 from ..files.provisioned import MemberFiles, load_member
 from ..files.state import EndpointState
 from ..membership import GroupConfiguration, Role
-from .network import explained, network_options, resolve
+from .network import Seconds, explained, network_options, resolve
 from .text import payload_text, plural, printable
 
 DEFAULT_LEISURE = 0.5
@@ -242,7 +242,7 @@ def _totals(endpoint: Endpoint) -> str:
 )
 @click.option(
     "--leisure",
-    type=click.FloatRange(0, 600),
+    type=Seconds(0, 600),
     default=DEFAULT_LEISURE,
     show_default=True,
     metavar="SECONDS",

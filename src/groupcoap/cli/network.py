@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,16 @@ class AddressType(click.ParamType):  # type: ignore[type-arg]
             return parse_address(value) if isinstance(value, str) else value
         except NetworkFault as problem:
             self.fail(str(problem), param, ctx)
+
+
+class Seconds(click.FloatRange):
+    """A time on the command line: within a range, which "nan" is not."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        converted = super().convert(value, param, ctx)
+        if converted is not None and math.isnan(converted):
+            self.fail("not a number of seconds", param, ctx)
+        return converted
 
 
 def network_options(command: _Command) -> _Command:

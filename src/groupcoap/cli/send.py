@@ -21,7 +21,7 @@ from ..files.state import EndpointState
 from ..membership import GroupConfiguration, Role
 from .answers import JsonSink, LineSink, Sink, Summary, TableSink
 from .exits import Exit
-from .network import network_options, resolve
+from .network import Seconds, network_options, resolve
 from .target import Target, find_target
 from .text import printable
 
@@ -143,11 +143,12 @@ class _Session:
             len(answers),
             collection.answered,
             problems,
+            errors=sum(not answer.message.code.is_successful() for answer in answers),
             first=min(delays, default=None),
             last=max(delays, default=None),
         )
         sink.summary(summary)
-        return Exit.DONE if summary.complete else Exit.INCOMPLETE
+        return Exit.DONE if summary.complete and not summary.errors else Exit.INCOMPLETE
 
     async def _close_when_interrupted(self, collection: Collection) -> None:
         await self._stop.wait()
@@ -206,6 +207,7 @@ class _Session:
         answered: frozenset[bytes],
         problems: dict[str, str],
         *,
+        errors: int = 0,
         observing: bool = False,
         first: float | None = None,
         last: float | None = None,
@@ -213,6 +215,7 @@ class _Session:
         return Summary(
             messages=messages,
             answered=len(answered),
+            errors=errors,
             expected=None if self._roster is None else len(self.expected),
             missing=tuple(sorted(self.label(listener) for listener in self.expected - answered)),
             problems=problems,
@@ -245,7 +248,7 @@ def _sink_maker(as_json: bool, observing: bool) -> Callable[[list[str] | None], 
 @click.option("--content-format", type=click.IntRange(0, 65535), metavar="N", help="Of the payload.")
 @click.option(
     "--timeout",
-    type=click.FloatRange(0, 3600, min_open=True),
+    type=Seconds(0, 3600, min_open=True),
     default=DEFAULT_TIMEOUT,
     show_default=True,
     metavar="SECONDS",
@@ -264,7 +267,7 @@ def _sink_maker(as_json: bool, observing: bool) -> Callable[[list[str] | None], 
 @click.option(
     "--for",
     "seconds",
-    type=click.FloatRange(0, min_open=True),
+    type=Seconds(0, min_open=True),
     metavar="SECONDS",
     help="observe: stop after so long.  [default: until Ctrl-C]",
 )
@@ -289,7 +292,8 @@ def send(
     """Send a request to all listeners of a group with one datagram and show their verified answers.
 
     URI is coap://ADDRESS/path with one of the group's multicast addresses, coap://GROUP/path, or /path if the
-    device is in one group only. Exit code 0 if all who were expected have answered, 1 if somebody is missing.
+    device is in one group only. Exit code 0 if all who were expected have answered and done it, 1 if
+    somebody is missing or has answered with an error.
     """
     if method != OBSERVE and (count is not None or seconds is not None):
         raise MisuseError("--count and --for are for observe")

@@ -58,7 +58,7 @@ class Endpoint:
         report: Report = log_report,
         entropy: Entropy = os.urandom,
     ) -> None:
-        if leisure < 0 or observation_lifetime <= 0:
+        if not (leisure >= 0 and observation_lifetime > 0):
             raise MisuseError("leisure and observation_lifetime are times in seconds")
         self.counters = Counters()
         self.leisure = leisure

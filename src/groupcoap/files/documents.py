@@ -154,9 +154,12 @@ def read_private(path: Path) -> bytes:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise FileFault(path, "is not a regular file; give the right file")
-            if stat.S_IMODE(status.st_mode) & 0o077:
-                raise FileFault(path, f"holds secrets but is open to others; run: chmod 600 {path}")
             data = file.read(MAX_SIZE + 1)
+            if stat.S_IMODE(status.st_mode) & 0o077:
+                # Whoever names the wrong file by mistake must not be told to change that file's mode.
+                if b'"groupcoap-' not in data:
+                    raise FileFault(path, "is no file of groupcoap; give the right file")
+                raise FileFault(path, f"holds secrets but is open to others; run: chmod 600 {path}")
     except FileNotFoundError:
         raise FileFault(path, "does not exist; check the path, or make it with keygen or provision") from None
     except (OSError, ValueError) as error:

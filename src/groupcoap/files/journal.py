@@ -13,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import stat
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -75,6 +76,7 @@ def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             data = file.read(MAX_SIZE + 1)
+            open_to_others = stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077
     except FileNotFoundError:
         raise StateLost(
             path, "the run-time state is missing and sequence numbers would repeat; provision this device again"
@@ -83,6 +85,9 @@ def _read(path: Path) -> bytes:
         raise FileFault(path, f"cannot be read ({describe(error)}); check the path and its mode") from None
     if len(data) > MAX_SIZE:
         raise FileFault(path, f"is larger than {MAX_SIZE} bytes; provision this device again")
+    if open_to_others and data.startswith(b'{"format": "' + FORMAT.encode()):
+        # Whoever can turn sequence numbers back has the group's keys in effect.
+        raise FileFault(path, f"is open to others; run: chmod 600 {path}")
     return data
 
 
