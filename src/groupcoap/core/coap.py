@@ -155,13 +155,13 @@ def decode_options(data: bytes, at: int = 0, ignored: frozenset[int] = frozenset
     while at < end:
         head = data[at]
         at += 1
-        if head == 0xFF:
-            if at == end:
-                raise Rejected(Reason.MALFORMED, "payload marker without payload")
-            break
         length = head & 0x0F
         if head < 0xD0 and length < 13:  # nearly every option
             number += head >> 4
+        elif head == 0xFF:
+            if at == end:
+                raise Rejected(Reason.MALFORMED, "payload marker without payload")
+            break
         else:
             delta, at = _read_extended(head >> 4, data, at)
             length, at = _read_extended(length, data, at)

@@ -15,7 +15,8 @@ class Registry:
     responses to requests already sent (multicast-oscore-04 §8)."""
 
     def __init__(self) -> None:
-        self._by_address: dict[tuple[bytes, bytes], SecurityContext] = {}
+        self.by_address: dict[tuple[bytes, bytes], SecurityContext] = {}
+        """{(Gid, packed multicast address): context}, to be looked into; `at` says why not, if it is not there."""
         self._by_gid: dict[bytes, tuple[SecurityContext, ...]] = {}
         self._by_group: dict[str, list[SecurityContext]] = {}
 
@@ -28,7 +29,7 @@ class Registry:
         group, gid = context.group, context.gid
         packed = tuple(addresses)
         siblings = self._by_group.get(group, [])
-        if any((gid, address) in self._by_address for address in packed) or any(
+        if any((gid, address) in self.by_address for address in packed) or any(
             sibling.gid == gid for sibling in siblings
         ):
             raise MisuseError(f"there already is a security context with Gid {gid.hex()} at this address")
@@ -40,7 +41,7 @@ class Registry:
         self._by_group[group] = [*siblings, context]
         self._by_gid[gid] = (*self._by_gid.get(gid, ()), context)
         for address in packed:
-            self._by_address[gid, address] = context
+            self.by_address[gid, address] = context
 
     def remove(self, context: SecurityContext) -> None:
         """Forget this context: its collections are over and its grace has ended."""
@@ -53,12 +54,12 @@ class Registry:
             self._by_gid[context.gid] = others
         else:
             del self._by_gid[context.gid]
-        self._by_address = {k: v for k, v in self._by_address.items() if v is not context}
+        self.by_address = {k: v for k, v in self.by_address.items() if v is not context}
 
     def at(self, gid: bytes, address: bytes) -> SecurityContext:
         """The context of a request sent under this Gid to this multicast address. `Rejected` if there is none, or
         it takes no more requests."""
-        context = self._by_address.get((gid, address))
+        context = self.by_address.get((gid, address))
         if context is None:
             raise Rejected(Reason.UNKNOWN_GROUP, gid.hex())
         if not context.accepts_requests:

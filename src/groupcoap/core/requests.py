@@ -299,7 +299,10 @@ def decrypt_request(
     if gid is None:
         raise Rejected(Reason.MALFORMED, "request without Gid")
     if destination is not None:
-        return _decrypt_under(registry.at(gid, destination), message, payload, prefix, True, now)
+        context = registry.by_address.get((gid, destination))
+        if context is None or not context.accepts_requests:
+            context = registry.at(gid, destination)  # which refuses
+        return _decrypt_under(context, message, payload, prefix, True, now)
     refused = Rejected(Reason.DECRYPTION_FAILED)
     for context in registry.of(gid):  # by unicast one Gid may stand for several groups: the right one decrypts
         try:
