@@ -212,34 +212,35 @@ class DecryptedRequest(_Request):
 class DeliveredRequest:
     """A request for the application, with what is known about it. Made by `admit` alone, and not to be changed."""
 
-    __slots__ = (
-        "_answer",
-        "freshness",
-        "gid",
-        "group",
-        "message",
-        "sender_id",
-        "sequence_number",
-        "signature",
-    )
+    __slots__ = ("_request", "_right", "freshness", "message", "sequence_number", "signature")
 
     message: Message
-    group: str
-    gid: bytes
-    sender_id: bytes
     sequence_number: int
     signature: SignatureState
     freshness: Freshness
-    _answer: tuple[bytes, bytes | None, bool] | IncomingExchange
+    _request: _Request
+    _right: bytes | IncomingExchange | None
+
+    @property
+    def group(self) -> str:
+        return self._request.context.group
+
+    @property
+    def gid(self) -> bytes:
+        return self._request.context.gid
+
+    @property
+    def sender_id(self) -> bytes:
+        return self._request.recipient.recipient_id
 
     @property
     def exchange(self) -> IncomingExchange:
         """What an answer needs: the same object each time, made when it is first asked for."""
-        answer = self._answer
-        if isinstance(answer, tuple):
-            partial_iv, right, by_multicast = answer
-            self._answer = answer = IncomingExchange(self.sender_id, partial_iv, self.gid, right, by_multicast)
-        return answer
+        right = self._right
+        if not isinstance(right, IncomingExchange):
+            _, _, partial_iv, _, by_multicast = self._request._inside
+            self._right = right = IncomingExchange(self.sender_id, partial_iv, self.gid, right, by_multicast)
+        return right
 
 
 class ChallengedRequest(NamedTuple):
@@ -383,22 +384,20 @@ def admit(
     recipient = request.recipient
     if not recipient.kept:
         recipient = context.keep(recipient)
-    kid = recipient.recipient_id
-    policy, number = context.synchronization, request.number
+    number = request.number
     message, repeat, partial_iv, nonce, by_multicast = request._inside
-    verdict = recipient.sync.decide(policy, recipient.window, number, repeat, message, now, entropy)
-    gid = context.gid
+    verdict = recipient.sync.decide(
+        context.synchronization, recipient.window, number, repeat, message, now, entropy
+    )
     if isinstance(verdict, Challenge):
+        kid, gid = recipient.recipient_id, context.gid
         exchange = IncomingExchange(kid, partial_iv, gid, None, by_multicast)
         return ChallengedRequest(verdict.repeat, context.group, gid, kid, number, exchange)
     delivered = DeliveredRequest()
     delivered.message = message
-    delivered.group = context.group
-    delivered.gid = gid
-    delivered.sender_id = kid
     delivered.sequence_number = number
     delivered.signature = state
     delivered.freshness = verdict
-    right = nonce if state is _VERIFIED and recipient.unbroken else None
-    delivered._answer = partial_iv, right, by_multicast
+    delivered._request = request
+    delivered._right = nonce if state is _VERIFIED and recipient.unbroken else None
     return delivered
