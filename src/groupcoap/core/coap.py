@@ -103,15 +103,13 @@ def encode(message: Message) -> bytes:
     if len(token) > 8 or not 0 <= message_id <= 0xFFFF or not 0 <= code <= 0xFF or not 0 <= kind <= 3:
         raise MisuseError("a CoAP header field is out of range")
     head = bytes((0x40 | kind << 4 | len(token), code, message_id >> 8, message_id & 0xFF))
-    if payload:
-        return head + token + encode_options(options) + b"\xff" + payload
-    return head + token + encode_options(options)
+    return encode_options(options, head + token, payload)
 
 
-def encode_options(options: Options) -> bytes:
-    """Options in delta encoding from 0 (RFC 7252 §3.1). `MisuseError` if they are not in ascending order or
-    above 65535."""
-    parts = []
+def encode_options(options: Options, before: bytes = b"", payload: bytes = b"") -> bytes:
+    """Options in delta encoding from 0 (RFC 7252 §3.1), behind what comes `before` them and followed by the payload
+    with its marker, if there is one. `MisuseError` if they are not in ascending order or above 65535."""
+    parts = [before]
     previous = 0
     for number, value in options:
         delta = number - previous
@@ -124,6 +122,9 @@ def encode_options(options: Options) -> bytes:
         previous = number
     if previous > 0xFFFF:
         raise MisuseError("option number above 65535")
+    if payload:
+        parts.append(b"\xff")
+        parts.append(payload)
     return b"".join(parts)
 
 

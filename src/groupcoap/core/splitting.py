@@ -56,9 +56,7 @@ def with_option(options: Options, number: int, value: bytes) -> Options:
 
 def encode_plaintext(code: int, inner: Options, payload: bytes) -> bytes:
     """Original code ‖ class E options ‖ (0xFF ‖ payload, if any) (§5.2)."""
-    if payload:
-        return b"".join((BYTE[code], encode_options(inner), b"\xff", payload))
-    return BYTE[code] + encode_options(inner)
+    return encode_options(inner, BYTE[code], payload)
 
 
 def joining(class_u: frozenset[int], kept: frozenset[int]) -> Callable[[Profile, Message, bytes], Message]:
