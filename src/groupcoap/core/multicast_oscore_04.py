@@ -151,11 +151,12 @@ class MulticastOscore04:
         return option, payload, aad, to_be_signed
 
     def open(self, recipient: RecipientContext, prepared: Prepared, nonce: bytes, payload: bytes) -> bytes:
-        if len(payload) <= recipient.tag_length:
-            raise Rejected(Reason.MALFORMED, "payload too short for a ciphertext")
         try:
             return recipient.decrypt(nonce, payload, prepared[0])
         except (InvalidTag, ValueError):
+            # An authentic one of the tag's length has no plaintext, which `join` refuses.
+            if len(payload) <= recipient.tag_length:
+                raise Rejected(Reason.MALFORMED, "payload too short for a ciphertext") from None
             raise Rejected(Reason.DECRYPTION_FAILED) from None
 
     def countersigned(self, prepared: Prepared, tail: OptionTail, payload: bytes) -> tuple[bytes, bytes]:
