@@ -5,8 +5,6 @@ Group messages never come here, and what comes here never reaches a resource ser
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import aiocoap
 from aiocoap import interfaces
 from aiocoap.messagemanager import MessageManager
@@ -20,8 +18,6 @@ from .layers import GroupMessageManager
 from .messages import from_core, to_core
 from .network import Network, SocketAddress, parse_address
 from .remote import SocketRemote
-
-Send = Callable[[bytes, SocketAddress], None]
 
 
 class PlainMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
