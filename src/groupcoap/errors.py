@@ -55,6 +55,48 @@ class Reason(Enum):
     TOO_LARGE = "larger than MAX_UNFRAGMENTED_SIZE"
     BUSY = "too many pending"
 
+    __hash__ = object.__hash__  # one is counted for every drop, and Enum's own costs more than the counting
+
+
+class Limit(Enum):
+    """A bound that traffic can reach; the value is the name of the field of `endpoint.limits.Limits` that sets it.
+
+    Where there are two, one is for all peers together and one for each."""
+
+    RECIPIENTS = "recipients"
+    REQUESTS = "requests"
+    REQUESTS_PER_PEER = "requests_per_peer"
+    RESPONSES = "responses"
+    RESPONSES_PER_PEER = "responses_per_peer"
+    OBSERVATIONS = "observations"
+    OBSERVATIONS_PER_PEER = "observations_per_peer"
+    CONFIRMABLE = "confirmable"
+    CONFIRMABLE_PER_PEER = "confirmable_per_peer"
+    REMEMBERED = "remembered"
+    REMEMBERED_PER_PEER = "remembered_per_peer"
+    BODIES = "bodies"
+    BODIES_PER_PEER = "bodies_per_peer"
+    TRANSFERS = "transfers"
+    TRANSFERS_PER_PEER = "transfers_per_peer"
+    ASSEMBLIES = "assemblies"
+    ASSEMBLIES_PER_PEER = "assemblies_per_peer"
+    OUTGOING = "outgoing"
+    FETCHES = "fetches"
+    UNREAD = "unread"
+    DEFERRED = "deferred"
+    LOOKUPS = "lookups"
+    WAITING_PER_LOOKUP = "waiting_per_lookup"
+    LOOKUP_RATE = "lookup_rate"
+    LOOKUP_RATE_PER_PEER = "lookup_rate_per_peer"
+    CHALLENGE_RATE = "challenge_rate"
+    CHALLENGE_RATE_PER_PEER = "challenge_rate_per_peer"
+    ERROR_RATE = "error_rate"
+    ERROR_RATE_PER_PEER = "error_rate_per_peer"
+    SEND_QUEUE = "send_queue"
+    RECEIVE_BUFFER = "receive_buffer"
+
+    __hash__ = object.__hash__
+
 
 class Rejected(GroupcoapError):
     """A received message is refused. `reason` says why; nothing was delivered and no state changed.
@@ -68,6 +110,14 @@ class Rejected(GroupcoapError):
 
     def __str__(self) -> str:
         return f"{self.reason.value}: {self.detail}" if self.detail else self.reason.value
+
+
+class Busy(Rejected):
+    """Refused because a limit is reached; `limit` says which."""
+
+    def __init__(self, limit: Limit) -> None:
+        super().__init__(Reason.BUSY, limit.value)
+        self.limit = limit
 
 
 class EnvironmentFault(GroupcoapError):
@@ -84,7 +134,11 @@ class FileFault(EnvironmentFault):
 
 
 class StateLost(FileFault):
-    """Run-time state that must exist does not: sending would repeat sequence numbers."""
+    """Run-time state that must exist does not, or not as it was: sending would repeat sequence numbers."""
+
+
+class StateCopied(StateLost):
+    """Run-time state is there, but it is a copy, or older than what was there before: it must not be trusted."""
 
 
 class StateLocked(EnvironmentFault):

@@ -150,6 +150,11 @@ class MembershipSource(Protocol):
     def subscribe(self, receive: Callable[[MembershipEvent], None]) -> Callable[[], None]:
         """Call `receive`, on the event loop's thread, for every later change; returns what ends that."""
 
+    def refresh(self) -> None:
+        """Look for changes, unless that was done a moment ago; what is found is told to who has subscribed, now or
+        later. Endpoints call it regularly, and when a message comes under a Gid that they do not know: it must be
+        cheap. Nothing is raised."""
+
     async def credential(self, group: str, gid: bytes, endpoint_id: bytes) -> Credential | None:
         """Look up a member's credential; None if there is no such member. May take long or raise
         `EnvironmentFault`: the caller bounds how many are under way and how long it waits."""

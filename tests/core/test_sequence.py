@@ -104,3 +104,31 @@ def test_its_text_shows_how_far_it_may_go() -> None:
     numbers = SequenceNumbers(0, lambda start: start + 64)
     numbers.take()
     assert repr(numbers) == "<SequenceNumbers reserved up to 64>"
+
+
+def test_what_was_revoked_gives_no_number_without_asking() -> None:
+    asked: list[int] = []
+
+    def reserve(start: int) -> int:
+        if asked:
+            raise MisuseError("not any more")
+        asked.append(start)
+        return start + 64
+
+    numbers = SequenceNumbers(0, reserve)
+    assert numbers.take() == 0
+    numbers._lock.acquire()  # as a thread that a child of fork does not have
+    numbers.revoke()
+    assert numbers.exhausted  # so that no answer leaves without a number either, as the parent's may
+    for _ in range(3):
+        with pytest.raises(MisuseError, match="not any more"):
+            numbers.take()
+        assert numbers.exhausted
+
+
+def test_after_the_last_number_they_are_exhausted() -> None:
+    numbers = SequenceNumbers(MAXIMUM - 1)
+    numbers.take()
+    assert not numbers.exhausted
+    numbers.take()
+    assert numbers.exhausted

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from groupcoap.errors import FileFault
+from groupcoap.errors import FileFault, StateLost
 from groupcoap.files.group import save_group
 from groupcoap.files.identity import save_identity
-from groupcoap.files.provisioned import ProvisionedMembership, load_member, state_keys
+from groupcoap.files.provisioned import LOOK_INTERVAL, ProvisionedMembership, load_member, state_keys
 from groupcoap.files.state import StateKey
-from groupcoap.membership import MembershipSource
+from groupcoap.membership import CredentialLearned, EpochInstalled, Member, MembershipSource, Role
 
 from .samples import GID, LAMP, SWITCH, configuration, lamp_directory, pure_configuration
 
@@ -68,8 +69,139 @@ async def test_credentials_come_from_the_file(tmp_path: Path) -> None:
     assert await source.credential("hall", GID, b"\x00") is None
 
 
-def test_nothing_ever_happens(tmp_path: Path) -> None:
+def test_nothing_happens_as_long_as_the_files_are_the_same(tmp_path: Path, now: Clock) -> None:
     events: list[object] = []
     source = ProvisionedMembership.load(lamp_directory(tmp_path))
-    source.subscribe(events.append)()
+    source.subscribe(events.append)
+    for _ in range(3):
+        now.pass_by(1)
+        source.refresh()
     assert not events
+
+
+class Clock:
+    """Monotonic time as the test wants it."""
+
+    def __init__(self) -> None:
+        self.time = 100.0
+
+    def pass_by(self, seconds: float) -> None:
+        self.time += seconds
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("groupcoap.files.provisioned.time.monotonic", lambda: clock.time)
+    return clock
+
+
+def test_a_new_gid_is_a_renewal(tmp_path: Path, now: Clock) -> None:
+    path = lamp_directory(tmp_path)
+    source = load_member(tmp_path).membership
+    events: list[object] = []
+    unsubscribe = source.subscribe(events.append)
+    renewed = configuration(gid=b"the next gid")
+    save_group(path, renewed, overwrite=True)
+    source.refresh()  # too soon after the last look
+    assert not events
+    now.pass_by(LOOK_INTERVAL)
+    source.refresh()
+    (event,) = events
+    assert isinstance(event, EpochInstalled)
+    assert event.configuration.current.gid == b"the next gid"
+    assert source.groups()[0].current.gid == b"the next gid"
+    now.pass_by(LOOK_INTERVAL)
+    source.refresh()
+    assert len(events) == 1
+    unsubscribe()
+    save_group(path, configuration(gid=b"and the next"), overwrite=True)
+    now.pass_by(LOOK_INTERVAL)
+    source.refresh()
+    assert len(events) == 1
+    assert source.groups()[0].current.gid == b"and the next"
+
+
+def test_a_change_between_reading_and_watching_is_not_missed(tmp_path: Path, now: Clock) -> None:
+    path = lamp_directory(tmp_path)
+    member = load_member(tmp_path)
+    save_group(path, configuration(gid=b"the next gid"), overwrite=True)
+    source = member.membership
+    events: list[object] = []
+    source.subscribe(events.append)
+    now.pass_by(1)
+    source.refresh()
+    assert len(events) == 1
+
+
+def test_a_further_member_is_learned(tmp_path: Path, now: Clock) -> None:
+    path = lamp_directory(tmp_path)
+    source = ProvisionedMembership.load(path)
+    events: list[object] = []
+    source.subscribe(events.append)
+    known = configuration()
+    newcomer = Member(b"\x77", "newcomer", frozenset({Role.LISTENER}), SWITCH.credential)
+    epoch = replace(known.current, members=(*known.current.members, newcomer))
+    save_group(path, replace(known, epochs=(epoch,)), overwrite=True)
+    now.pass_by(1)
+    source.refresh()
+    assert events == [CredentialLearned("room", GID, newcomer)]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]"])
+def test_a_file_that_is_damaged_or_gone_changes_nothing(
+    tmp_path: Path, now: Clock, caplog: pytest.LogCaptureFixture, content: bytes
+) -> None:
+    path = lamp_directory(tmp_path)
+    source = ProvisionedMembership.load(path)
+    events: list[object] = []
+    source.subscribe(events.append)
+    path.write_bytes(content) if content else path.unlink()
+    for _ in range(2):
+        now.pass_by(1)
+        source.refresh()
+    assert not events
+    assert source.groups()[0].current.gid == GID
+    assert caplog.text.count("group room goes on as it was") == bool(content)
+
+
+def test_a_file_that_nobody_could_use_is_taken_once_its_mode_is_right(tmp_path: Path, now: Clock) -> None:
+    path = lamp_directory(tmp_path)
+    source = ProvisionedMembership.load(path)
+    save_group(path, configuration(gid=b"the next gid"), overwrite=True)
+    path.chmod(0o644)  # as a file that was carried may have
+    now.pass_by(1)
+    source.refresh()
+    assert source.groups()[0].current.gid == GID
+    seen = path.stat().st_ctime_ns
+    while path.stat().st_ctime_ns == seen:  # the clock of the file system is coarse
+        path.chmod(0o600)
+    now.pass_by(1)
+    source.refresh()
+    assert source.groups()[0].current.gid == b"the next gid"
+
+
+def test_what_a_subscriber_refuses_is_not_taken_for_known(
+    tmp_path: Path, now: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = lamp_directory(tmp_path)
+    source = ProvisionedMembership.load(path)
+
+    def refuse(_event: object) -> None:
+        raise StateLost(path, "no")
+
+    source.subscribe(refuse)
+    save_group(path, configuration(gid=b"the next gid"), overwrite=True)
+    now.pass_by(1)
+    source.refresh()
+    assert "goes on as it was" in caplog.text
+    assert source.groups()[0].current.gid == GID
+
+
+def test_one_group_of_several(tmp_path: Path) -> None:
+    lamp_directory(tmp_path)
+    save_group(tmp_path / "hall.group.json", configuration(name="hall", gid=b"another gid"))
+    files = load_member(tmp_path).only("room")
+    assert [group.name for group in files.groups] == ["room"]
+    assert [group.name for group in files.membership.groups()] == ["room"]
+    assert files.paths == (tmp_path / "room.group.json",)

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ from groupcoap.errors import (
     GroupcoapError,
     MisuseError,
     SequenceNumbersExhausted,
+    StateCopied,
     StateLocked,
     StateLost,
 )
+from groupcoap.files import journal as journal_module
 from groupcoap.files import state as state_module
-from groupcoap.files.journal import encode_journal
+from groupcoap.files.journal import create_journal
 from groupcoap.files.state import BLOCK, EndpointState, MemoryState, RuntimeState, StateKey, StoredWindow
 
 GID = bytes(range(12))
@@ -43,9 +46,12 @@ def path(tmp_path: Path) -> Path:
 
 def crash(state: EndpointState) -> None:
     """What the operating system does when the process dies: nothing is written any more, the lock goes."""
-    state._closed = True
-    state._journal.close()
-    state._lock.release()
+    state._orphan()
+
+
+def write(path: Path, records: list[list[Any]]) -> None:
+    """A file with these records, in place of any other."""
+    create_journal(path, records, replace=True)
 
 
 def taken(numbers: SequenceNumbers, count: int) -> list[int]:
@@ -148,9 +154,7 @@ def test_closing_while_another_thread_takes_numbers(path: Path) -> None:
 
 
 def test_numbers_run_out(path: Path) -> None:
-    path.write_bytes(
-        encode_journal([["key", "room", GID.hex(), "01"], ["reserve", "room", GID.hex(), "01", MAXIMUM]])
-    )
+    write(path, [["key", "room", GID.hex(), "01"], ["reserve", "room", GID.hex(), "01", MAXIMUM]])
     with EndpointState.open(path) as state:
         numbers = state.sequence_numbers(*KEYED)
         assert numbers.take() == MAXIMUM
@@ -193,7 +197,7 @@ def test_a_window_that_could_not_be_loaded_is_not_recorded(path: Path, highest: 
 
 def test_what_the_state_does_not_know_is_lost(path: Path) -> None:
     with EndpointState.open(path) as state:
-        with pytest.raises(StateLost, match=r"has nothing for group 'hall'.*provision this device again"):
+        with pytest.raises(StateLost, match=r"has nothing for group 'hall'.*provision --renew"):
             state.sequence_numbers("hall", GID, b"\x01")
         with pytest.raises(StateLost, match="Endpoint ID '02'"):
             state.windows("room", GID, b"\x02")
@@ -202,7 +206,7 @@ def test_what_the_state_does_not_know_is_lost(path: Path) -> None:
 
 
 def test_a_missing_file_is_lost_state_and_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(StateLost, match="provision this device again"):
+    with pytest.raises(StateLost, match="provision --renew"):
         EndpointState.open(tmp_path / "state.journal")
     assert os.listdir(tmp_path) == []
 
@@ -262,7 +266,7 @@ def test_the_journal_stays_small_while_running(path: Path, monkeypatch: pytest.M
         taken(numbers, BLOCK // 2)
         state.record_window(*KEYED, b"\x02", number, 1)
         sizes.append(path.stat().st_size)
-    assert max(sizes) < 2600
+    assert max(sizes) < 2800
     with pytest.raises(StateLocked):
         EndpointState.open(path)
     crash(state)
@@ -281,7 +285,7 @@ def test_a_damaged_state_is_not_left_locked(path: Path) -> None:
     good = path.read_bytes()
     path.write_bytes(good.replace(b"room", b"r00m"))
     for _ in range(2):
-        with pytest.raises(FileFault, match="line 2: is damaged"):
+        with pytest.raises(FileFault, match="line 3: is damaged"):
             EndpointState.open(path)
     path.write_bytes(good)
     EndpointState.open(path).close()
@@ -307,11 +311,13 @@ def test_a_damaged_state_is_not_left_locked(path: Path) -> None:
         ["forget", "room"],
         ["stop", 1],
         ["stop", [["room"]]],
+        ["stop", [["hall", GID.hex(), "01", 1]]],
+        ["stop", [["room", GID.hex(), None, 1]]],
     ],
 )
 def test_a_record_that_makes_no_sense_is_refused(path: Path, record: list[Any]) -> None:
-    path.write_bytes(encode_journal([["key", "room", GID.hex(), "01"], record]))
-    with pytest.raises(FileFault, match="line 3: is not a known record"):
+    write(path, [["key", "room", GID.hex(), "01"], record])
+    with pytest.raises(FileFault, match="line 4: is not a known record"):
         EndpointState.open(path)
 
 
@@ -342,32 +348,58 @@ def torn_states() -> list[tuple[str, Callable[[EndpointState], object]]]:
     ]
 
 
+def dies_writing(
+    monkeypatch: pytest.MonkeyPatch, state: EndpointState, act: Callable[[], object], cut: int
+) -> bool:
+    """Do this and die when `cut` bytes of what it appends are in the file; False if there are not so many."""
+    write = os.write
+    complete = False
+
+    def torn(descriptor: int, data: bytes) -> int:
+        nonlocal complete
+        complete = cut > len(data)
+        write(descriptor, data[:cut])
+        raise OSError("killed")
+
+    with monkeypatch.context() as patch, suppress(FileFault):
+        patch.setattr(os, "write", torn)
+        act()
+    crash(state)
+    return not complete
+
+
 @pytest.mark.parametrize(("kind", "act"), torn_states(), ids=[kind for kind, _ in torn_states()])
-def test_torn_at_every_byte_of_the_last_record(
-    path: Path, kind: str, act: Callable[[EndpointState], object]
+def test_killed_at_every_byte_of_an_append(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, act: Callable[[EndpointState], object]
 ) -> None:
-    state = EndpointState.open(path)
-    highest = taken(state.sequence_numbers(*KEYED), BLOCK)[-1]
-    state.record_window(*KEYED, b"\x02", 5, 1)
-    before = path.read_bytes()
-    act(state)
-    if kind != "stop":
-        crash(state)
-    after = path.read_bytes()
-    assert after.startswith(before)
-    assert f'["{kind}"'.encode() in after[len(before) :]
-    for cut in range(len(before), len(after) + 1):
-        path.write_bytes(after[:cut])
+    for cut in count():
+        path = tmp_path / f"{cut}.journal"
+        EndpointState.create(path, [KEY])
+        state = EndpointState.open(path)
+        highest = taken(state.sequence_numbers(*KEYED), BLOCK)[-1]
+        state.record_window(*KEYED, b"\x02", 5, 1)
+        if not dies_writing(monkeypatch, state, lambda state=state: act(state), cut):  # type: ignore[misc]
+            break
         with EndpointState.open(path) as state:
-            window = state.windows(*KEYED)[b"\x02"]
-            assert window == (
-                StoredWindow(9, 3) if kind == "window" and cut >= len(after) - 1 else StoredWindow(5, 1)
-            )
-            number = state.sequence_numbers(*KEYED).take()
-            # the record's effect was not out: at worst the numbers taken by it are skipped
-            assert number > highest
-            if cut == len(after):
-                assert number == (2 * BLOCK if kind == "reserve" else highest + 1)
+            # what was being recorded had no effect yet, and may or may not count
+            assert state.windows(*KEYED)[b"\x02"] in (StoredWindow(5, 1), StoredWindow(9, 3))
+            assert state.sequence_numbers(*KEYED).take() in (highest + 1, 2 * BLOCK)
+    assert cut > 20
+    assert {"window": 40, "reserve": 30, "key": 30, "forget": 30, "stop": 20}[kind] < cut
+
+
+def test_whatever_is_cut_off_what_was_durable_is_noticed(path: Path) -> None:
+    state = EndpointState.open(path)
+    taken(state.sequence_numbers(*KEYED), BLOCK)
+    state.record_window(*KEYED, b"\x02", 5, 1)
+    crash(state)
+    whole = path.read_bytes()
+    for cut in range(len(whole)):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(FileFault):
+            EndpointState.open(path)
+    path.write_bytes(whole)
+    EndpointState.open(path).close()
 
 
 WORKER = """
@@ -476,8 +508,7 @@ def test_a_reservation_that_takes_numbers_back_is_damage(tmp_path: Path) -> None
     path = tmp_path / "state.journal"
     key = ["room", b"12345678".hex(), "01"]
     records: list[list[Any]] = [["key", *key], ["reserve", *key, 512], ["reserve", *key, 256]]
-    path.write_bytes(encode_journal(records))
-    path.chmod(0o600)
+    write(path, records)
     with pytest.raises(FileFault, match="not a known record"):
         EndpointState.open(path)
 
@@ -493,3 +524,143 @@ def test_one_security_context_is_used_by_one_endpoint(tmp_path: Path, durable: b
             state.claim("room", b"12345678", b"\x01")
         state.release("room", b"12345678", b"\x01")
         state.claim("room", b"12345678", b"\x01")
+
+
+def test_looking_changes_nothing(path: Path) -> None:
+    before = path.read_bytes()
+    report = EndpointState.examine(path)
+    assert (report.fault, report.holder, report.used, report.never_used, report.stopped_cleanly) == (
+        None,
+        None,
+        {KEY: 0},
+        True,
+        True,
+    )
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]
+    with EndpointState.open(path) as state:
+        state.sequence_numbers(*KEYED).take()
+        report = EndpointState.examine(path)
+        assert report.holder == f"process {os.getpid()}"
+        assert report.used == {KEY: BLOCK}
+        assert not report.never_used
+    path.unlink()
+    assert isinstance(EndpointState.examine(path).fault, StateLost)
+
+
+def test_an_older_gid_of_the_same_prefix_is_refused(path: Path) -> None:
+    prefix = GID[:8]
+    with EndpointState.open(path) as state:
+        state.add_key("room", prefix + b"\xff" * 4, b"\x01")
+        for older in (prefix + b"\xff\xff\xff\xfe", prefix + bytes(4)):
+            with pytest.raises(StateLost, match="has seen a later Gid"):
+                state.add_key("room", older, b"\x01")
+        state.add_key("hall", prefix + bytes(4), b"\x01")
+        state.add_key("room", prefix + b"\x00", b"\x01")
+        state.forget("hall", prefix + bytes(4))
+        assert state.knows("hall")
+        assert not state.knows("cellar")
+        with pytest.raises(StateLost):
+            state.add_key("hall", prefix + bytes(4), b"\x01")
+
+
+def test_what_is_forgotten_from_the_start_cannot_be_used(tmp_path: Path) -> None:
+    path = tmp_path / "state.journal"
+    EndpointState.create(path, [], forgotten=[("room", GID)])
+    with EndpointState.open(path) as state:
+        with pytest.raises(StateLost, match="has forgotten"):
+            state.add_key(*KEYED)
+        state.add_key("room", GID[:8] + b"\xff" * 4, b"\x01")
+
+
+def test_a_child_of_fork_has_no_state(path: Path) -> None:
+    state = EndpointState.open(path)
+    numbers = state.sequence_numbers(*KEYED)
+    assert numbers.take() == 0
+    child = os.fork()
+    if child == 0:
+        failures = 0
+        for use in (numbers.take, lambda: state.record_window(*KEYED, b"\x02", 5, 1)):
+            try:
+                use()
+            except MisuseError:
+                failures += 1
+        state.close()
+        os._exit(failures)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
+    assert numbers.take() == 1
+    state.record_window(*KEYED, b"\x02", 5, 1)
+    with pytest.raises(StateLocked):
+        EndpointState.open(path)
+    state.close()
+    with EndpointState.open(path) as state:
+        assert state.stopped_cleanly
+        assert state.sequence_numbers(*KEYED).take() == 2
+
+
+def test_a_lock_file_that_was_removed_lets_nobody_use_a_number_of_another(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = EndpointState.open(path)
+    numbers = first.sequence_numbers(*KEYED)
+    mine = {numbers.take() for _ in range(state_module.BLOCK)}
+    os.unlink(f"{path}.lock")
+    replace = journal_module.Journal.replace
+
+    def meanwhile(journal: journal_module.Journal, records: Any) -> None:
+        # The other one has read the journal: what is added to it now, it does not know.
+        with pytest.raises(FileFault, match="its lock file was removed"):
+            numbers.take()
+        replace(journal, records)
+
+    monkeypatch.setattr(journal_module.Journal, "replace", meanwhile)
+    with EndpointState.open(path) as second:
+        assert second.sequence_numbers(*KEYED).take() not in mine
+    with pytest.raises(FileFault):
+        numbers.take()
+
+
+def test_a_child_of_fork_does_not_keep_the_state_locked(path: Path) -> None:
+    state = EndpointState.open(path)
+    go_on, end = os.pipe()
+    running, runs = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(end)
+        os.write(runs, b"x")
+        os.read(go_on, 1)
+        os._exit(0)
+    try:
+        os.read(running, 1)
+        state.close()
+        EndpointState.open(path).close()
+    finally:
+        for descriptor in (end, go_on, running, runs):
+            os.close(descriptor)
+        os.waitpid(child, 0)
+
+
+def test_a_gid_that_was_used_here_under_another_state_is_refused(path: Path) -> None:
+    """A directory that was carried twice, the second time with a state made for the Gid that is in use by then."""
+    later = GID[:8] + b"\xff\xff\xff\x00"
+    with EndpointState.open(path) as state:
+        state.add_key("room", later, b"\x01")
+    for gid in (GID, later):
+        EndpointState.create(path, [StateKey("room", gid, b"\x01")], replace=True)
+        with pytest.raises(StateCopied, match="was used here before"):
+            EndpointState.open(path)
+    for gid in (GID[:8] + b"\xff\xff\xff\x01", b"another prefix"):
+        EndpointState.create(path, [StateKey("room", gid, b"\x01")], replace=True)
+        EndpointState.open(path).close()
+
+
+def test_a_kill_before_the_gids_are_remembered_does_no_harm(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("remember_gids", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"groupcoap.files.state.Journal.{name}", killed)
+            with pytest.raises(KeyboardInterrupt):
+                EndpointState.open(path)
+    EndpointState.open(path).close()

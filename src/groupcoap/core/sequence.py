@@ -48,8 +48,15 @@ class SequenceNumbers:
 
     @property
     def exhausted(self) -> bool:
-        """Whether the last number is used: then nothing may be sent any more, be it without a number of its own."""
-        return self._given >= MAXIMUM
+        """Whether the last number is used, or they were revoked: then nothing may be sent any more, be it without a
+        number of its own."""
+        return self._given >= MAXIMUM or self._end < 0
+
+    def revoke(self) -> None:
+        """Give out no more: from now on every number is asked for from `reserve`, which must refuse. For the child
+        of a fork, so nothing is waited for."""
+        self._end = -1
+        self._lock = Lock()
 
     def _extend(self, number: int) -> None:
         if number > MAXIMUM:

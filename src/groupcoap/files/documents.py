@@ -11,7 +11,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -125,16 +125,21 @@ def read_document(path: Path, kind: DocumentKind) -> Field:
 
     `FileFault` if the file is missing, unreadable, readable by others, not a document of this kind, of a newer
     version, or damaged."""
-    content = _parse(path, read_private(path))
+    return parse_document(read_private(path), kind, Field(path, "", None))
+
+
+def parse_document(data: bytes, kind: DocumentKind, place: Field) -> Field:
+    """The document in these bytes, which stand at this place of a file. `FileFault` as for `read_document`."""
+    content = _parse(data, place)
     if content.get("format") != kind.format:
-        raise FileFault(path, f"is not a {kind.format} file; give the right file")
+        place.fault(f"is not a {kind.format} file; give the right file")
     version = content.get("version")
     if type(version) is not int or version < 1:
-        raise FileFault(path, "version: must be a whole number from 1 on")
+        place.fault("version: must be a whole number from 1 on")
     if version > kind.version:
-        raise FileFault(path, f"is of version {version}, newer than this program knows; upgrade groupcoap")
+        place.fault(f"is of version {version}, newer than this program knows; upgrade groupcoap")
     body = {name: value for name, value in content.items() if name not in ("format", "version")}
-    return Field(path, "", _migrated(path, kind, version, body))
+    return replace(place, value=_migrated(place.path, kind, version, body))
 
 
 def write_document(path: Path, kind: DocumentKind, body: Json, *, replace: bool = False) -> None:
@@ -169,15 +174,15 @@ def read_private(path: Path) -> bytes:
     return data
 
 
-def _parse(path: Path, data: bytes) -> Json:
+def _parse(data: bytes, place: Field) -> Json:
     try:
         content = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except RecursionError:
-        raise FileFault(path, "is damaged (nested too deeply); restore it from a copy") from None
+        place.fault("is damaged (nested too deeply); restore it from a copy")
     except ValueError as error:
-        raise FileFault(path, f"is damaged ({_one_line(error)}); restore it from a copy") from None
+        place.fault(f"is damaged ({_one_line(error)}); restore it from a copy")
     if not isinstance(content, dict):
-        raise FileFault(path, "is damaged (not a JSON object); restore it from a copy")
+        place.fault("is damaged (not a JSON object); restore it from a copy")
     return content
 
 

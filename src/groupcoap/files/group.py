@@ -5,7 +5,7 @@ The file holds Master Secrets. The endpoint's private key is not in it but in th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from pathlib import Path
 
@@ -133,6 +133,41 @@ def save_group(
     if configuration.manager_credential is not None:
         body["manager_credential"] = credential_json(configuration.manager_credential)
     write_document(path, KIND, body, replace=overwrite)
+
+
+def shared_json(group: GroupConfiguration, epoch: Epoch) -> Json:
+    """What is the same at every member under one of the group's epochs, keys included: a line of a key log."""
+    shared = _epoch_json(epoch)
+    del shared["own_id"]
+    return {
+        "group": group.name,
+        "profile": group.profile.name,
+        "aead": group.aead.number,
+        "kdf": group.kdf.value,
+        "signature": group.signature.number,
+        "addresses": [str(address) for address in group.addresses],
+        **shared,
+    }
+
+
+def read_shared(entry: Field) -> GroupConfiguration:
+    """What `shared_json` has made, as it is to a pure listener. `FileFault` if it cannot be used."""
+    epoch_names = ("gid", "master_secret", "members", "departed")
+    members = entry.members(("group", "profile", "aead", "kdf", "signature", "addresses", *epoch_names))
+    algorithms = _algorithms(members)
+    shared = {name: members[name].value for name in epoch_names}
+    epoch = _epoch(replace(entry, value={**shared, "own_id": None}), algorithms, None)
+    with entry.refusing():
+        return GroupConfiguration(
+            name=members["group"].text(),
+            profile=algorithms.profile,
+            addresses=_addresses(members["addresses"]),
+            roles=frozenset({Role.PURE_LISTENER}),
+            epochs=(epoch,),
+            aead=algorithms.aead,
+            kdf=algorithms.kdf,
+            signature=algorithms.signature,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..cose.credentials import Credential
-from ..errors import FileFault
-from ..membership import GroupConfiguration, MembershipEvent
+from ..errors import FileFault, GroupcoapError
+from ..membership import CredentialLearned, EpochInstalled, GroupConfiguration, MembershipEvent
 from .atomic import describe
 from .group import GROUP_SUFFIX, GroupFile, load_group, read_group
 from .identity import IDENTITY_FILE, DeviceIdentity, load_identity
@@ -18,15 +20,22 @@ from .state import StateKey
 STATE_FILE = "state.journal"
 """The name of the run-time state's file in a device's directory."""
 
+LOOK_INTERVAL = 0.25
+"""Seconds between two looks at the files, at least."""
+
+log = logging.getLogger("groupcoap.membership")
+
 
 @dataclass(frozen=True, slots=True)
 class MemberFiles:
     """The files of one device. `identity` is None where all its groups have it as pure listener. `groups` are in
-    the order of their files' names; `state` is the path of the run-time state, which may not exist."""
+    the order of their files' names, which are `paths`; `state` is the path of the run-time state, which may not
+    exist."""
 
     directory: Path
     identity: DeviceIdentity | None
     groups: tuple[GroupConfiguration, ...]
+    paths: tuple[Path, ...]
     state: Path
 
     @property
@@ -37,14 +46,19 @@ class MemberFiles:
     @property
     def membership(self) -> ProvisionedMembership:
         """These groups, as endpoints take them."""
-        return ProvisionedMembership(self.groups)
+        return ProvisionedMembership(self.groups, self.paths)
+
+    def only(self, group: str) -> MemberFiles:
+        """The same with this group alone."""
+        at = [configuration.name for configuration in self.groups].index(group)
+        return replace(self, groups=(self.groups[at],), paths=(self.paths[at],))
 
 
 def load_member(path: Path) -> MemberFiles:
     """The files of a device. `path`: its directory, for all its groups, or one group file, for that one alone.
     `FileFault` if any of them is missing or cannot be used."""
     if os.path.isdir(path):
-        directory, paths = path, _group_paths(path)
+        directory, paths = path, group_paths(path)
     else:
         directory, paths = path.parent, [path]
     files = [read_group(group) for group in paths]
@@ -52,7 +66,8 @@ def load_member(path: Path) -> MemberFiles:
     identity = next((file.identity for file in files if file.identity is not None), None)
     if identity is None and os.path.exists(directory / IDENTITY_FILE):
         identity = load_identity(directory / IDENTITY_FILE)
-    return MemberFiles(directory, identity, tuple(file.configuration for file in files), directory / STATE_FILE)
+    groups = tuple(file.configuration for file in files)
+    return MemberFiles(directory, identity, groups, tuple(paths), directory / STATE_FILE)
 
 
 def state_keys(configuration: GroupConfiguration) -> tuple[StateKey, ...]:
@@ -61,26 +76,60 @@ def state_keys(configuration: GroupConfiguration) -> tuple[StateKey, ...]:
 
 
 class ProvisionedMembership:
-    """A `MembershipSource` of groups that do not change while the program runs. `FileFault` never comes out of
-    it: the files have been read before."""
+    """A `MembershipSource` of groups in files, and of what becomes of these files: a file that holds a new Gid is a
+    renewal. `paths`: the file of each group, if they are to be looked at again. `FileFault` never comes out of it:
+    the files have been read before, and one that cannot be read later changes nothing."""
 
-    __slots__ = ("_groups",)
+    __slots__ = ("_groups", "_looked", "_paths", "_seen", "_subscribers")
 
-    def __init__(self, groups: Iterable[GroupConfiguration]) -> None:
-        self._groups = tuple(groups)
+    def __init__(self, groups: Iterable[GroupConfiguration], paths: Sequence[Path] = ()) -> None:
+        self._groups = list(groups)
+        self._paths = tuple(paths)
+        self._seen: list[tuple[int, ...]] = [()] * len(self._paths)  # read again once: they may have changed since
+        self._looked = time.monotonic()
+        self._subscribers: list[Callable[[MembershipEvent], None]] = []
 
     @classmethod
     def load(cls, *paths: Path) -> ProvisionedMembership:
         """From these group files. `FileFault` if one cannot be used."""
-        return cls(load_group(path) for path in paths)
+        return cls([load_group(path) for path in paths], paths)
 
     def groups(self) -> Sequence[GroupConfiguration]:
-        """The groups as they were provisioned."""
-        return self._groups
+        """The groups as their files said when they were read last."""
+        return tuple(self._groups)
 
     def subscribe(self, receive: Callable[[MembershipEvent], None]) -> Callable[[], None]:
-        """Nothing ever happens in a static group, so `receive` is never called."""
-        return lambda: None
+        """As `MembershipSource.subscribe`."""
+        self._subscribers.append(receive)
+        return lambda: self._subscribers.remove(receive)
+
+    def refresh(self) -> None:
+        """As `MembershipSource.refresh`: read the files that look different."""
+        now = time.monotonic()
+        if now - self._looked < LOOK_INTERVAL:
+            return
+        self._looked = now
+        for index, path in enumerate(self._paths):
+            appearance = _appearance(path)
+            if appearance != self._seen[index]:
+                self._seen[index] = appearance
+                self._read_again(index, path)
+
+    def _read_again(self, index: int, path: Path) -> None:
+        known = self._groups[index]
+        try:
+            found = load_group(path)
+            if found.name != known.name:
+                raise FileFault(
+                    path, f"is of another group now; restart for that, {known.name!r} goes on as it was"
+                )
+            for event in _changes(known, found):
+                for receive in tuple(self._subscribers):
+                    receive(event)
+        except GroupcoapError as error:
+            log.error("group %s goes on as it was: %s", known.name, error)
+        else:
+            self._groups[index] = found
 
     async def credential(self, group: str, gid: bytes, endpoint_id: bytes) -> Credential | None:
         """The credential of this member, None if the files do not name it."""
@@ -93,7 +142,29 @@ class ProvisionedMembership:
         return None
 
 
-def _group_paths(directory: Path) -> list[Path]:
+def _appearance(path: Path) -> tuple[int, ...]:
+    """What changes when a file does, or its owner and mode; empty if it is not there."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ()
+    return status.st_ino, status.st_ctime_ns, status.st_size
+
+
+def _changes(known: GroupConfiguration, found: GroupConfiguration) -> list[MembershipEvent]:
+    """What has happened between these two."""
+    if found.current.gid != known.current.gid:
+        return [EpochInstalled(found)]
+    before = {member.endpoint_id for member in known.current.members}
+    return [
+        CredentialLearned(found.name, found.current.gid, member)
+        for member in found.current.members
+        if member.endpoint_id not in before
+    ]
+
+
+def group_paths(directory: Path) -> list[Path]:
+    """The group files in a device's directory, in the order of their names. `FileFault` if there are none."""
     try:
         paths = sorted(path for path in directory.iterdir() if path.name.endswith(GROUP_SUFFIX))
     except OSError as error:

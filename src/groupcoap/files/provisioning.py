@@ -28,12 +28,14 @@ from .atomic import describe, sync_directory
 from .group import GROUP_SUFFIX, save_group
 from .identity import IDENTITY_FILE, DeviceIdentity, generate_identity, load_identity, save_identity
 from .provisioned import STATE_FILE, state_keys
-from .state import EndpointState
+from .state import EndpointState, extend_unused
 
 PREFIX_LENGTH = 8
 EPOCH_LENGTH = 4
 MASTER_SECRET_LENGTH = 32
+_DIRECTORY_MODE = 0o755  # whatever the umask: who can write there can put other keys in the place of these
 _PURE = frozenset({Role.PURE_LISTENER})
+_STAGING = ".provisioning-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +160,10 @@ def _check_directory(directory: Path, devices: Sequence[DevicePlan]) -> None:
         present = set(os.listdir(directory)) if os.path.lexists(directory) else set()
     except (OSError, ValueError) as error:
         raise FileFault(directory, f"cannot be used ({describe(error)}); choose another directory") from None
+    for name in present:
+        if name.startswith(_STAGING):
+            left = directory / name
+            raise FileFault(directory, f"has keys in it that an interrupted provision has left; run: rm -r {left}")
     if present and not any(device.existing for device in devices):
         raise FileFault(directory, "is not empty; choose another one, or let devices that are there --join")
     for device in devices:
@@ -250,7 +256,7 @@ def _endpoint_ids(
 def _write(directory: Path, plan: GroupPlan, made: Sequence[_Device], undo: ExitStack) -> None:
     """Everything that could fail happens before the first new directory gets its name."""
     _make_directory(directory, undo)
-    staging = directory / f".provisioning-{os.urandom(6).hex()}"
+    staging = directory / f"{_STAGING}{os.urandom(6).hex()}"
     os.mkdir(staging)
     undo.callback(shutil.rmtree, staging, ignore_errors=True)
     for device in made:
@@ -270,7 +276,7 @@ def _write(directory: Path, plan: GroupPlan, made: Sequence[_Device], undo: Exit
 
 def _make_directory(directory: Path, undo: ExitStack) -> None:
     with suppress(FileExistsError):
-        os.mkdir(directory)
+        os.mkdir(directory, _DIRECTORY_MODE)
         undo.callback(_remove_empty, directory)
 
 
@@ -280,7 +286,7 @@ def _remove_empty(directory: Path) -> None:
 
 
 def _write_new(directory: Path, group: str, device: _Device) -> None:
-    os.mkdir(directory)
+    os.mkdir(directory, _DIRECTORY_MODE)
     if device.identity is not None:
         save_identity(directory / IDENTITY_FILE, device.identity)
     save_group(directory / f"{group}{GROUP_SUFFIX}", device.configuration)
@@ -289,18 +295,24 @@ def _write_new(directory: Path, group: str, device: _Device) -> None:
 
 def _add_to(directory: Path, group: str, device: _Device, undo: ExitStack) -> None:
     """The state first: state without a group does no harm, a group without state would not start."""
-    with EndpointState.open(directory / STATE_FILE) as state:
-        keys = state_keys(device.configuration)
-        if any(key.group == group for key in state.keys):
-            raise FileFault(directory, f"is in a group {group!r} already; choose another name for the new one")
-        for key in keys:
-            state.add_key(key.group, key.gid, key.own_id)
-        undo.callback(_take_back, directory, device.configuration)
-    path = directory / f"{group}{GROUP_SUFFIX}"
-    save_group(path, device.configuration)
-    undo.callback(path.unlink, missing_ok=True)
+    path = directory / STATE_FILE
+    keys = state_keys(device.configuration)
+    report = EndpointState.examine(path)
+    if any(key.group == group for key in report.used):
+        raise FileFault(directory, f"is in a group {group!r} already; choose another name for the new one")
+    if report.never_used:
+        extend_unused(report, keys)
+        undo.callback(extend_unused, report, ())
+    else:
+        with EndpointState.open(path) as state:
+            for key in keys:
+                state.add_key(key.group, key.gid, key.own_id)
+            undo.callback(_take_back, path, device.configuration)
+    file = directory / f"{group}{GROUP_SUFFIX}"
+    save_group(file, device.configuration)
+    undo.callback(file.unlink, missing_ok=True)
 
 
-def _take_back(directory: Path, configuration: GroupConfiguration) -> None:
-    with EndpointState.open(directory / STATE_FILE) as state:
+def _take_back(path: Path, configuration: GroupConfiguration) -> None:
+    with EndpointState.open(path) as state:
         state.forget(configuration.name, configuration.current.gid)

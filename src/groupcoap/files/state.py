@@ -7,6 +7,7 @@ Records of the journal, oldest first, later ones overriding earlier ones:
     ["window", group, gid, own_id, sender_id, highest, bits]
     ["forget", group, gid]                                 none of this is needed, or trusted, any more
     ["stop", [[group, gid, own_id, next], …]]              clean stop: numbers from `next` on are unused
+    ["run", random]                                        a process has taken over
 
 Byte strings are hex, a pure listener's `own_id` is null.
 """
@@ -20,18 +21,36 @@ from pathlib import Path
 from threading import RLock
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
+from weakref import WeakSet
 
 from ..core.sequence import MAXIMUM, SequenceNumbers
 from ..core.window import WIDTH
 from ..errors import FileFault, MisuseError, SequenceNumbersExhausted, StateLost
-from .atomic import write_atomically
-from .journal import Journal, Lock, Record, encode_journal, read_journal
+from .atomic import remove_left_behind
+from .journal import (
+    Journal,
+    Lock,
+    Record,
+    Records,
+    check_gids,
+    check_original,
+    create_journal,
+    look_at_lock,
+    read_journal,
+)
+from .pending import PendingRequests
 
 BLOCK: Final = 256
 """Sequence numbers reserved at once: so many are lost at most by an unclean stop."""
 
 COMPACT_AT: Final = 1 << 20
 """Bytes that the journal may grow by until it is compacted."""
+
+PENDING_SUFFIX: Final = ".pending"
+"""What the name of the file of pending requests has in addition."""
+
+MIN_PREFIX: Final = 8
+"""Bytes of a Group Prefix at least."""
 
 MAX_FORGOTTEN: Final = 1024
 """Gids remembered as forgotten, so that none comes back with its numbers starting again."""
@@ -80,10 +99,17 @@ class RuntimeState(Protocol):
 
     def add_key(self, group: str, gid: bytes, own_id: bytes | None) -> None:
         """Begin state for a new Security Context; nothing happens if there is such state. `StateLost` if this Gid
-        was forgotten: its sequence numbers would start again."""
+        was forgotten, or is older than one that was used: its sequence numbers would start again."""
+
+    def knows(self, group: str) -> bool:
+        """Whether there is or was state for any Gid of this group. Then one that was never heard of is new."""
 
     def forget(self, group: str, gid: bytes) -> None:
         """Drop everything about this Gid, for good."""
+
+    @property
+    def pending(self) -> PendingRequests:
+        """The requests that wait for answers."""
 
     def close(self) -> None:
         """A clean stop: no sequence numbers are given out any more."""
@@ -91,7 +117,10 @@ class RuntimeState(Protocol):
 
 @dataclass(slots=True)
 class _Contents:
-    """What the records say so far. `marks`: the first number that is not known to be used."""
+    """What the records say so far. `marks`: the first number that is not known to be used. `run`: names the process
+    that has the file, or had it last."""
+
+    run: str = ""
 
     marks: dict[StateKey, int] = field(default_factory=dict)
     windows: dict[StateKey, dict[bytes, StoredWindow]] = field(default_factory=dict)
@@ -108,8 +137,20 @@ class _Contents:
         if len(self.forgotten) > MAX_FORGOTTEN:
             del self.forgotten[next(iter(self.forgotten))]
 
+    def gids(self, group: str) -> set[bytes]:
+        """Every Gid of this group that is known or was forgotten."""
+        return {key.gid for key in self.marks if key.group == group} | {
+            gid for name, gid in self.forgotten if name == group
+        }
+
+    def latest_gids(self) -> dict[str, str]:
+        """{group: the Gid that there was state for last, in hex}."""
+        return {key.group: key.gid.hex() for key in self.marks}
+
     def records(self) -> Iterable[Record]:
         """As few records as say the same."""
+        if self.run:
+            yield ["run", self.run]
         for group, gid in self.forgotten:
             yield ["forget", group, gid.hex()]
         for key, mark in self.marks.items():
@@ -140,10 +181,16 @@ def _apply_key(contents: _Contents, *key: Any) -> None:
     contents.add(_key(*key))
 
 
-def _apply_reserve(contents: _Contents, group: Any, gid: Any, own_id: Any, end: Any) -> None:
+def _numbered(contents: _Contents, group: Any, gid: Any, own_id: Any) -> StateKey:
+    """The key of state that has sequence numbers."""
     key = _key(group, gid, own_id)
     if key.own_id is None or key not in contents.marks:
-        raise ValueError("a reservation without a key")
+        raise ValueError("sequence numbers without a key")
+    return key
+
+
+def _apply_reserve(contents: _Contents, group: Any, gid: Any, own_id: Any, end: Any) -> None:
+    key = _numbered(contents, group, gid, own_id)
     end = _number(end, MAXIMUM + 1)
     if end < contents.marks[key]:
         raise ValueError("a reservation that takes numbers back")
@@ -163,7 +210,13 @@ def _apply_forget(contents: _Contents, group: Any, gid: Any) -> None:
 
 def _apply_stop(contents: _Contents, numbers: Any) -> None:
     for *key, unused in numbers:  # a clean stop gives back what was reserved and not used
-        contents.marks[_key(*key)] = _number(unused, MAXIMUM + 1)
+        contents.marks[_numbered(contents, *key)] = _number(unused, MAXIMUM + 1)
+
+
+def _apply_run(contents: _Contents, run: Any) -> None:
+    if not isinstance(run, str):
+        raise ValueError("a run that is no text")
+    contents.run = run
 
 
 _APPLY: Mapping[str, Callable[..., None]] = {
@@ -172,29 +225,80 @@ _APPLY: Mapping[str, Callable[..., None]] = {
     "window": _apply_window,
     "forget": _apply_forget,
     "stop": _apply_stop,
+    "run": _apply_run,
 }
 
 
-def _load(path: Path) -> tuple[_Contents, bool]:
-    """(what the file says, whether its last record is a clean stop)"""
+def _apply(path: Path, records: Records) -> tuple[_Contents, bool]:
+    """(what the records say, whether the last one is a clean stop)"""
     contents = _Contents()
     kind = None
-    for line, record in read_journal(path):
+    for line, record in records:
         kind, *values = record
         try:
             _APPLY[kind](contents, *values)
         except (KeyError, TypeError, ValueError):
-            raise FileFault(path, f"line {line}: is not a known record; provision this device again") from None
+            raise StateLost(path, f"line {line}: is not a known record; renew the group") from None
     return contents, kind == "stop"
+
+
+@dataclass(frozen=True, slots=True)
+class StateReport:
+    """What a look at a state file has shown, without locking or changing it.
+
+    `fault`: why an endpoint could not use it (but for the lock); then the rest may be empty. `holder`: who has its
+    lock. `used`: {what there is state for: sequence numbers used or reserved}. `forgotten`: (group, Gid) that must
+    never be used again. `lineage`: of the file, None if it is not known; `never_used`: the file was made for a
+    device that has not run yet. `stopped_cleanly`: by the process before, or the one before `holder`."""
+
+    path: Path
+    fault: FileFault | None
+    holder: str | None = None
+    used: Mapping[StateKey, int] = field(default_factory=dict)
+    forgotten: tuple[tuple[str, bytes], ...] = ()
+    lineage: str | None = None
+    never_used: bool = False
+    stopped_cleanly: bool = False
+
+
+def extend_unused(report: StateReport, keys: Iterable[StateKey]) -> None:
+    """Give the state of a device that has never run, as `report` has shown it, these keys in addition. It stays the
+    same file in effect: where a copy of it has been carried and used, it is still too old. `FileFault` if it cannot
+    be written."""
+    records = _unused_records((*report.used, *keys), report.forgotten)
+    create_journal(report.path, records, lineage=report.lineage, replace=True)
+
+
+def _unused_records(keys: Iterable[StateKey], forgotten: Iterable[tuple[str, bytes]]) -> list[Record]:
+    contents = _Contents()
+    for group, gid in forgotten:
+        contents.forget(group, gid)
+    for key in keys:
+        contents.add(key)
+    return [*contents.records(), ["stop", []]]
+
+
+_open_states: WeakSet[EndpointState] = WeakSet()
+
+
+def _after_fork() -> None:
+    """In the child: the parent goes on, so nothing may be used here. No lock is waited for: its holder may be a
+    thread that the child does not have."""
+    for state in tuple(_open_states):
+        state._orphan()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 class EndpointState:
     """The run-time state of one device, in a journal that this process alone holds.
 
     Made by `open`. Every record is durable when the method that makes it returns. Methods may be called from any
-    thread. `stopped_cleanly`: whether the process before this one closed it."""
+    thread. In a child of `fork` it is closed. `stopped_cleanly`: whether the process before this one closed it."""
 
     __slots__ = (
+        "__weakref__",
         "_claimed",
         "_closed",
         "_contents",
@@ -202,11 +306,20 @@ class EndpointState:
         "_journal",
         "_lock",
         "_numbers",
+        "_pending",
         "_size",
         "stopped_cleanly",
     )
 
-    def __init__(self, contents: _Contents, journal: Journal, lock: Lock, stopped_cleanly: bool) -> None:
+    def __init__(
+        self,
+        contents: _Contents,
+        journal: Journal,
+        lock: Lock,
+        pending: PendingRequests,
+        stopped_cleanly: bool,
+    ) -> None:
+        self._pending = pending
         self.stopped_cleanly = stopped_cleanly
         self._contents = contents
         self._journal = journal
@@ -216,33 +329,66 @@ class EndpointState:
         self._closed = False
         self._claimed: set[StateKey] = set()
         self._numbers: dict[StateKey, SequenceNumbers] = {}
+        _open_states.add(self)
 
     @staticmethod
-    def create(path: Path, keys: Iterable[StateKey]) -> None:
-        """Write the state of a device that has never run: nothing sent, nothing seen, under these keys.
-        `FileFault` if there is a file, which is never overwritten, or none can be written."""
-        contents = _Contents()
-        for key in keys:
-            contents.add(key)
-        write_atomically(path, encode_journal([*contents.records(), ["stop", []]]), replace=False)
+    def create(
+        path: Path,
+        keys: Iterable[StateKey],
+        *,
+        forgotten: Iterable[tuple[str, bytes]] = (),
+        replace: bool = False,
+    ) -> None:
+        """Write the state of a device that has never run: nothing sent, nothing seen, under these keys; nothing to
+        be used any more under those (group, Gid) that are `forgotten`.
+
+        `FileFault` if there is a file (which is overwritten only with `replace`), or none can be written."""
+        create_journal(path, _unused_records(keys, forgotten), replace=replace)
 
     @classmethod
     def open(cls, path: Path) -> EndpointState:
         """Lock the state, read it and compact it.
 
-        `StateLost` if the file is missing, `StateLocked` if it is in use, `FileFault` if it is damaged or cannot
-        be written."""
+        `StateLost` if the file is missing or damaged, `StateCopied` if it is not the original, `StateLocked` if it
+        is in use, `FileFault` if it cannot be read or written."""
         if not os.path.exists(path):
             read_journal(path)  # says what is wrong, and leaves no lock file behind
         lock = Lock(path)
         try:
-            contents, clean = _load(path)
-            journal = Journal(path)
+            remove_left_behind(path)
+            journal = Journal(path, lock)
+            contents, clean = _apply(path, journal.load())
+            journal.refuse_gids_of_before(_is_newer, contents.latest_gids())
+            before, contents.run = contents.run, os.urandom(16).hex()
             journal.replace(contents.records())
+            journal.remember_gids(contents.latest_gids())  # now that the file is no longer one that was never used
+            pending = PendingRequests(Path(f"{journal.path}{PENDING_SUFFIX}"), contents.run, before)
         except BaseException:
             lock.release()
             raise
-        return cls(contents, journal, lock, clean)
+        return cls(contents, journal, lock, pending, clean)
+
+    @staticmethod
+    def examine(path: Path) -> StateReport:
+        """Look at a state file without locking or changing it. Nothing is raised: what is wrong is reported."""
+        holder = None
+        try:
+            holder, witness, gids = look_at_lock(path)
+            read = read_journal(path)
+            check_original(path, read, witness)
+            contents, clean = _apply(path, read.records)
+            if read.origin is None or read.origin.incarnation == 0:
+                check_gids(path, _is_newer, contents.latest_gids(), gids)
+        except FileFault as fault:
+            return StateReport(path, fault, holder)
+        lineage, incarnation = (None, 1) if read.origin is None else (read.origin.lineage, read.origin.incarnation)
+        forgotten = tuple(contents.forgotten)
+        return StateReport(path, None, holder, contents.marks, forgotten, lineage, incarnation == 0, clean)
+
+    @property
+    def pending(self) -> PendingRequests:
+        """As `RuntimeState.pending`: on disk, but not beyond the machine's own life."""
+        return self._pending
 
     @property
     def keys(self) -> tuple[StateKey, ...]:
@@ -291,8 +437,15 @@ class EndpointState:
             if (group, gid) in self._contents.forgotten:
                 raise StateLost(self._journal.path, _forgotten(group, gid))
             if key not in self._contents.marks:
+                if any(is_older(gid, known) for known in self._contents.gids(group)):
+                    raise StateLost(self._journal.path, _superseded(group, gid))
                 self._append(["key", *_key_json(key)])
                 self._contents.add(key)
+                self._journal.remember_gids({group: gid.hex()})
+
+    def knows(self, group: str) -> bool:
+        """As `RuntimeState.knows`."""
+        return bool(self._contents.gids(group))
 
     def forget(self, group: str, gid: bytes) -> None:
         """As `RuntimeState.forget`. Sequence numbers that were handed out before give no more."""
@@ -319,8 +472,19 @@ class EndpointState:
                 if not self._journal.failed:
                     self._journal.append(["stop", unused])
             finally:
+                self._pending.close()
                 self._journal.close()
                 self._lock.release()
+
+    def _orphan(self) -> None:
+        """This is a child of the process whose state it is."""
+        self._guard = RLock()
+        self._closed = True
+        for numbers in self._numbers.values():
+            numbers.revoke()
+        self._pending.close()
+        self._journal.close()
+        self._lock.release()
 
     def _unused(self) -> list[list[Any]]:
         """[group, gid, own_id, next] for every Sender Context that numbers were taken from."""
@@ -394,7 +558,7 @@ def _unknown(key: StateKey) -> str:
     own = "a pure listener" if key.own_id is None else f"Endpoint ID {key.own_id.hex()!r}"
     return (
         f"has nothing for group {key.group!r}, Gid {key.gid.hex()}, {own}: sequence numbers would repeat; "
-        "provision this device again"
+        "renew the group with provision --renew"
     )
 
 
@@ -402,13 +566,28 @@ def _forgotten(group: str, gid: bytes) -> str:
     return f"has forgotten Gid {gid.hex()} of group {group!r}: sequence numbers would repeat; renew the group"
 
 
+def _superseded(group: str, gid: bytes) -> str:
+    return f"has seen a later Gid of group {group!r} than {gid.hex()}; give this device the group file of today"
+
+
+def is_older(gid: bytes, known: bytes) -> bool:
+    """Whether this Gid has the same Group Prefix as a known one (multicast-oscore-04 §8: at least 8 bytes) and a
+    lower Group Epoch."""
+    return len(gid) == len(known) and gid[:MIN_PREFIX] == known[:MIN_PREFIX] and gid < known
+
+
+def _is_newer(gid: str, known: str) -> bool:
+    return gid != known and not is_older(bytes.fromhex(gid), bytes.fromhex(known))
+
+
 class MemoryState:
     """A `RuntimeState` that lasts as long as the object: for tests and benches. It knows every key from the
     start; nothing is durable, so it must never stand behind keys that are used twice."""
 
-    __slots__ = ("_claimed", "_forgotten", "_numbers", "_windows")
+    __slots__ = ("_claimed", "_forgotten", "_numbers", "_windows", "pending")
 
     def __init__(self) -> None:
+        self.pending = PendingRequests()
         self._claimed: set[StateKey] = set()
         self._numbers: dict[StateKey, SequenceNumbers] = {}
         self._windows: dict[StateKey, dict[bytes, StoredWindow]] = {}
@@ -443,6 +622,10 @@ class MemoryState:
     def add_key(self, group: str, gid: bytes, own_id: bytes | None) -> None:
         """As `RuntimeState.add_key`."""
         self._check(group, gid)
+
+    def knows(self, group: str) -> bool:
+        """As `RuntimeState.knows`: every group."""
+        return True
 
     def forget(self, group: str, gid: bytes) -> None:
         """As `RuntimeState.forget`."""
