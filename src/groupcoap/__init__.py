@@ -15,10 +15,13 @@ if TYPE_CHECKING:
     from .core.synchronization import Freshness, Method, SynchronizationPolicy
     from .endpoint.endpoint import Endpoint
     from .endpoint.groups import ListenerPolicy
+    from .endpoint.limits import Limits
     from .endpoint.listener import Listener
     from .endpoint.multicaster import Answer, Collection, Multicaster, Observation
     from .endpoint.network import NetworkOptions
+    from .endpoint.proxy import Proxy
     from .endpoint.remote import Provenance, provenance
+    from .errors import Limit
     from .files.provisioned import load_member
     from .files.state import EndpointState
 
@@ -31,6 +34,8 @@ __all__ = [
     "EndpointState",
     "Freshness",
     "GroupPolicy",
+    "Limit",
+    "Limits",
     "Listener",
     "ListenerPolicy",
     "Method",
@@ -38,6 +43,7 @@ __all__ = [
     "NetworkOptions",
     "Observation",
     "Provenance",
+    "Proxy",
     "SignatureState",
     "SynchronizationPolicy",
     "Verification",
@@ -53,6 +59,8 @@ _HOME = {
     "EndpointState": "files.state",
     "Freshness": "core.synchronization",
     "GroupPolicy": "core.policy",
+    "Limit": "errors",
+    "Limits": "endpoint.limits",
     "Listener": "endpoint.listener",
     "ListenerPolicy": "endpoint.groups",
     "Method": "core.synchronization",
@@ -60,6 +68,7 @@ _HOME = {
     "NetworkOptions": "endpoint.network",
     "Observation": "endpoint.multicaster",
     "Provenance": "endpoint.remote",
+    "Proxy": "endpoint.proxy",
     "SignatureState": "core.requests",
     "SynchronizationPolicy": "core.synchronization",
     "Verification": "core.policy",

@@ -9,7 +9,51 @@ from groupcoap.core.coap import Message
 from groupcoap.errors import MisuseError, Reason, Rejected
 from support import attempt, messages, options, refused
 
+CODES = {
+    "EMPTY": "0.00",
+    "GET": "0.01",
+    "POST": "0.02",
+    "PUT": "0.03",
+    "DELETE": "0.04",
+    "FETCH": "0.05",
+    "CHANGED": "2.04",
+    "CONTENT": "2.05",
+    "CONTINUE": "2.31",
+    "BAD_REQUEST": "4.00",
+    "UNAUTHORIZED": "4.01",
+    "FORBIDDEN": "4.03",
+    "SERVICE_UNAVAILABLE": "5.03",
+}
+OPTIONS = {
+    "URI_HOST": 3,
+    "ETAG": 4,
+    "OBSERVE": 6,
+    "URI_PORT": 7,
+    "OBJECT_SECURITY": 9,
+    "URI_PATH": 11,
+    "URI_PATH_ABBREV": 13,
+    "MAX_AGE": 14,
+    "URI_QUERY": 15,
+    "BLOCK2": 23,
+    "BLOCK1": 27,
+    "SIZE2": 28,
+    "PROXY_URI": 35,
+    "PROXY_SCHEME": 39,
+    "SIZE1": 60,
+    "REPEAT": 252,
+    "NO_RESPONSE": 258,
+    "REQUEST_TAG": 292,
+}
+
 any_message = messages(st.integers(1, 0xFF), kind=st.integers(0, 3))
+
+
+def test_the_numbers_are_those_of_the_registries() -> None:
+    """RFC 7252 §12.1.1, §12.1.2, §12.2; RFC 7641, 7959, 7967, 8132, 9175; the page for 9 and 252."""
+    assert (coap.CON, coap.NON, coap.ACK, coap.RST) == (0, 1, 2, 3)
+    codes = {name: coap.code_text(value) for name, value in vars(coap).items() if name in CODES}
+    assert codes == CODES
+    assert {name: value for name, value in vars(coap).items() if name in OPTIONS} == OPTIONS
 
 
 @given(any_message)
@@ -50,14 +94,18 @@ def test_options_and_payload_survive_from_any_position(found: coap.Options, payl
         ("40010000ff", "marker without payload"),
         ("40010000f0", "reserved nibble"),
         ("400100000f", "reserved nibble"),
+        ("40010000f0" + "000001", "reserved nibble"),
+        ("400100000f" + "000001" + "00" * 270, "reserved nibble"),
         ("40010000d0", "cut short"),
         ("40010000e000", "cut short"),
         ("400100000d", "cut short"),
         ("400100000e00", "cut short"),
         ("4001000003aabb", "option cut short"),
         ("400100000d00" + "aa" * 12, "option cut short"),
+        ("40010000e0fef3", "above 65535"),
         ("40010000e0fef3" + "10", "above 65535"),
         ("40010000e0ffff", "above 65535"),
+        ("400100000e0100" + "00" * 525 + "ff", "marker without payload"),
     ],
 )
 def test_a_malformed_datagram_is_rejected_with_what_is_wrong(datagram: str, what: str) -> None:
@@ -71,7 +119,18 @@ def test_the_highest_option_number_is_accepted() -> None:
 
 
 def test_an_empty_message_is_four_bytes() -> None:
-    assert coap.decode(bytes.fromhex("60001234")) == Message(coap.ACK, coap.EMPTY, 0x1234, b"", (), b"")
+    message = Message(coap.ACK, coap.EMPTY, 0x1234, b"", (), b"")
+    assert coap.decode(bytes.fromhex("60001234")) == message
+    assert coap.encode(message).hex() == "60001234"
+
+
+@pytest.mark.parametrize("kind", range(4))
+def test_the_extremes_of_a_header_are_there_and_back(kind: int) -> None:
+    for code, message_id, token in ((1, 0, b""), (0xFF, 0xFFFF, b"\xff" * 8)):
+        message = Message(kind, code, message_id, token, (), b"")
+        head = bytes((0x40 | kind << 4 | len(token), code)) + message_id.to_bytes(2, "big")
+        assert coap.encode(message) == head + token
+        assert coap.decode(head + token) == message
 
 
 @pytest.mark.parametrize("boundary", [0, 12, 13, 268, 269])
@@ -79,6 +138,16 @@ def test_deltas_and_lengths_take_the_shortest_form(boundary: int) -> None:
     extra = 0 if boundary < 13 else 1 if boundary < 269 else 2
     assert len(coap.encode_options(((boundary, b""),))) == 1 + extra
     assert len(coap.encode_options(((1, bytes(boundary)),))) == 1 + extra + boundary
+
+
+BOUNDARIES = (0, 1, 12, 13, 14, 268, 269, 270, 525)
+
+
+@pytest.mark.parametrize("delta", [*BOUNDARIES, 0xFFFF])
+@pytest.mark.parametrize("length", [*BOUNDARIES, 65804])
+def test_every_delta_with_every_length_is_there_and_back(delta: int, length: int) -> None:
+    found = ((delta, bytes(length)), (delta, b"again"))
+    assert coap.decode_options(coap.encode_options(found, b"", b"x")) == (found, b"x")
 
 
 @pytest.mark.parametrize(
@@ -96,6 +165,7 @@ def test_deltas_and_lengths_take_the_shortest_form(boundary: int) -> None:
         Message(coap.NON, coap.GET, 0, b"", ((0x10000, b""),), b""),
         Message(coap.NON, coap.GET, 0, b"", ((40000, b""), (80000, b"")), b""),
         Message(coap.NON, coap.GET, 0, b"", ((1, bytes(65805)),), b""),
+        Message(coap.NON, coap.GET, 0, b"", ((1, bytes(65806)),), b""),
     ],
     ids=lambda message: f"{message.type}-{message.code}-{message.message_id}-{len(message.options)}",
 )
@@ -108,6 +178,12 @@ def test_the_first_option_with_a_number_is_found() -> None:
     message = Message(coap.NON, coap.GET, 0, b"", ((11, b"a"), (11, b"b")), b"")
     assert message.option(coap.URI_PATH) == b"a"
     assert message.option(coap.URI_QUERY) is None
+    assert message.option(coap.URI_HOST) is None
+
+
+def test_an_option_with_a_large_number_is_found_in_a_message_that_came() -> None:
+    message = Message(coap.NON, coap.GET, 0, b"", ((coap.REQUEST_TAG, b"\x01"),), b"")
+    assert coap.decode(coap.encode(message)).option(coap.REQUEST_TAG) == b"\x01"
 
 
 @pytest.mark.parametrize("code", range(256))
@@ -123,6 +199,11 @@ def test_uint_option_values_are_shortest_and_survive(number: int) -> None:
     value = coap.uint_bytes(number)
     assert coap.uint_value(value) == number
     assert not value.startswith(b"\0")
+
+
+def test_options_that_are_to_be_ignored_are_left_out_and_still_counted() -> None:
+    data = coap.encode_options(((3, b"h"), (6, b""), (11, b"a"), (300, b"x")), b"", b"payload")
+    assert coap.decode_options(data, 0, frozenset((3, 11))) == (((6, b""), (300, b"x")), b"payload")
 
 
 def test_malformed_options_alone_are_rejected() -> None:

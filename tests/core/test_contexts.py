@@ -4,7 +4,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groupcoap.core import contexts
 from groupcoap.core.contexts import (
     CommonContext,
     SecurityContext,
@@ -17,7 +16,7 @@ from groupcoap.core.sequence import SequenceNumbers
 from groupcoap.core.window import ReplayWindow
 from groupcoap.cose.algorithms import AEAD_ALGORITHMS, DEFAULT_AEAD, Kdf
 from groupcoap.cose.keys import DEFAULT_SIGNATURE
-from groupcoap.errors import MisuseError, Reason
+from groupcoap.errors import Busy, Limit, MisuseError, Reason
 from groupcoap.secret import Secret
 from support import (
     BEST_EFFORT,
@@ -25,6 +24,7 @@ from support import (
     IDS,
     LISTENER,
     MULTICASTER,
+    NEXT_GID,
     OTHER_LISTENER,
     common_context,
     decrypt,
@@ -161,6 +161,27 @@ def test_a_kid_that_cannot_be_a_sender_here_is_rejected(kid: bytes, reason: Reas
         context.recipient(kid)
 
 
+def test_our_own_id_is_known_by_its_bytes_and_the_longest_id_may_be_a_senders() -> None:
+    context = security_context(b"\x01\x02")
+    with refused(Reason.OWN_MESSAGE):
+        context.recipient(bytes(bytearray(b"\x01\x02")))
+    assert context.recipient(bytes(7)).recipient_id == bytes(7)
+
+
+def test_a_recipient_knows_whether_it_is_kept() -> None:
+    context = security_context(LISTENER)
+    recipient = context.recipient(MULTICASTER)
+    context.keep_answering(recipient)
+    assert not recipient.kept
+    assert context.recipient(MULTICASTER) is recipient
+    context.keep(recipient)
+    assert recipient.kept
+    context.keep_answering(recipient)
+    assert not context._answering
+    context.depart([MULTICASTER])
+    assert not recipient.kept
+
+
 def test_a_pure_listener_has_no_own_id_to_reflect() -> None:
     assert security_context(None).recipient(LISTENER).recipient_id == LISTENER
 
@@ -204,31 +225,41 @@ def test_a_learned_key_reaches_new_and_existing_recipients() -> None:
     assert set(context.members) == {MULTICASTER, OTHER_LISTENER}
 
 
-def test_when_senders_become_too_many_the_newcomer_is_refused_and_no_window_is_given_up(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(contexts, "MAX_RECIPIENTS", 2)
+def test_an_endpoint_id_names_another_endpoint_when_another_key_is_at_hand_for_it() -> None:
+    older = security_context(LISTENER)
+    newer = security_context(LISTENER, common_context(gid=NEXT_GID), ids=(MULTICASTER,))
+    assert older.reassigned(newer) == set()  # the other listener's key may yet come
+    for device in range(6):
+        newer.learn(MULTICASTER, private_key(b"another device %d" % device).public_key)
+        assert older.reassigned(newer) == {MULTICASTER}
+
+
+def test_when_senders_become_too_many_the_newcomer_is_refused_and_no_window_is_given_up() -> None:
     context = security_context(LISTENER)
+    context.max_recipients = 2
     kids = [b"\x01", b"\x02"]
     kept = [context.keep(context.recipient(kid)) for kid in kids]
-    with refused(Reason.BUSY):
+    with pytest.raises(Busy) as caught:
         context.keep(context.recipient(b"\x03"))
+    assert caught.value.limit is Limit.RECIPIENTS
     assert [context.recipient(kid) for kid in kids] == kept
     assert context.intact
+    context.max_recipients = 1
+    with pytest.raises(Busy):
+        context.keep(context.recipient(b"\x03"))
+    assert list(context.recipients) == kept
 
 
-def test_of_listeners_whose_answers_were_verified_the_first_goes_and_no_sender_with_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(contexts, "MAX_RECIPIENTS", 2)
+def test_of_listeners_whose_answers_were_verified_the_first_goes_and_no_sender_with_it() -> None:
     context = security_context(MULTICASTER)
+    context.max_recipients = 2
     sender = context.keep(context.recipient(LISTENER))
     context.keep_answering(sender)
     answering = [context.recipient(kid) for kid in (b"\x11", b"\x12", b"\x13")]
     for recipient in answering:
         context.keep_answering(recipient)
     assert context.recipient(b"\x11") is not answering[0]
-    assert context.recipient(b"\x13") is answering[2]
+    assert [context.recipient(kid) for kid in (b"\x12", b"\x13")] == answering[1:]
     assert list(context.recipients) == [sender]
     assert context.keep(answering[2]) is context.recipient(b"\x13")
     context.depart([b"\x12"])

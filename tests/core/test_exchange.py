@@ -28,6 +28,11 @@ def test_the_nonce_of_a_request_is_given_once() -> None:
     assert [exchange.take_request_nonce() for _ in range(3)] == [b"nonce", None, None]
 
 
+@pytest.mark.parametrize("by_multicast", [True, False])
+def test_an_exchange_knows_how_its_request_came(by_multicast: bool) -> None:
+    assert IncomingExchange(*IDS, None, by_multicast).by_multicast is by_multicast
+
+
 def test_without_the_right_to_it_there_is_no_nonce() -> None:
     assert incoming(None).take_request_nonce() is None
 
@@ -51,6 +56,34 @@ def test_each_listener_answers_once() -> None:
     for kid, number in [(LISTENER, None), (LISTENER, 8), (OTHER_LISTENER, None), (OTHER_LISTENER, 8)]:
         with refused(Reason.REPLAY):
             exchange.accept(kid, 1, number, notification=False)
+
+
+def test_an_exchange_keeps_what_answers_are_checked_with() -> None:
+    context, prepared, nonce = security_context(MULTICASTER), (b"aad", b"signed"), b"nonce"
+    exchange = outgoing_exchange(context, (MULTICASTER, b"\x05", GID), prepared, nonce, False)
+    assert exchange.context is context
+    assert (exchange.prepared, exchange.nonce, exchange.observe) == (prepared, nonce, False)
+    assert exchange.ids == IDS
+    assert exchange.ids.partial_iv == b"\x05"
+
+
+def test_a_request_that_refreshes_an_observation_takes_its_numbers_over() -> None:
+    earlier, later = outgoing(observe=True), outgoing(observe=True)
+    earlier.accept(LISTENER, 0, 5, notification=True)
+    later.follow(earlier)
+    with refused(Reason.NOTIFICATION_ORDER):
+        later.accept(LISTENER, 0, 5, notification=True)
+    later.accept(LISTENER, 0, 6, notification=True)
+    with refused(Reason.NOTIFICATION_ORDER):
+        earlier.accept(LISTENER, 0, 6, notification=True)
+
+
+def test_who_answered_a_process_before_this_one_answers_no_more() -> None:
+    exchange = outgoing(observe=False)
+    exchange.resume([LISTENER])
+    with refused(Reason.REPLAY):
+        exchange.accept(LISTENER, 0, None, notification=False)
+    exchange.accept(OTHER_LISTENER, 0, None, notification=False)
 
 
 def test_looking_at_a_response_does_not_accept_it() -> None:
@@ -111,3 +144,11 @@ def test_accepted_notifications_are_strictly_ordered(arrivals: list[tuple[int, i
         assert outcome is (None if (generation, number) > newest else Reason.NOTIFICATION_ORDER)
         if outcome is None:
             accepted.append((generation, number))
+
+
+def test_what_was_answered_before_a_restart_is_a_replay_after_it() -> None:
+    exchange = outgoing(observe=False)
+    exchange.resume([LISTENER])
+    with refused(Reason.REPLAY):
+        exchange.check(LISTENER, 0, None, notification=False)
+    exchange.accept(OTHER_LISTENER, 0, None, notification=False)

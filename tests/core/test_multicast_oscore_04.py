@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groupcoap.core import coap
+from groupcoap.core.coap import Message
 from groupcoap.core.contexts import CommonContext
 from groupcoap.core.multicast_oscore_04 import MULTICAST_OSCORE_04, split_tail
 from groupcoap.core.option import decode_prefix
@@ -168,7 +169,8 @@ def test_a_response_may_have_partial_iv_and_gid(flags: int) -> None:
 
 def test_an_option_with_a_countersignature_looks_like_ours_and_one_without_like_oscore() -> None:
     assert MULTICAST_OSCORE_04.is_group_message(decode_prefix(b"\x39\x00\x01\xaa" + SIGNATURE))
-    assert not MULTICAST_OSCORE_04.is_group_message(decode_prefix(b"\x19\x00\x01\xaa\x01"))
+    for flags in (b"\x19", b"\x59", b"\x99"):
+        assert not MULTICAST_OSCORE_04.is_group_message(decode_prefix(flags + b"\x00\x01\xaa\x01"))
 
 
 def test_the_longest_gid_fits_with_the_longest_partial_iv_and_id() -> None:
@@ -181,7 +183,39 @@ def test_the_longest_gid_fits_with_the_longest_partial_iv_and_id() -> None:
     assert deliver(listener, message).sender_id == kid
 
 
+@pytest.mark.parametrize("kid", [b"", bytes(7)])
+def test_a_gid_that_would_not_fit_beside_this_id_is_refused(kid: bytes) -> None:
+    longest = 255 - 1 - 5 - 1 - 64 - len(kid)
+    common = common_context()
+    for length, fits in ((1, True), (longest, True), (0, False), (longest + 1, False)):
+        common.gid = bytes(length)
+        if fits:
+            MULTICAST_OSCORE_04.check_sizes(common, kid)
+        else:
+            with pytest.raises(MisuseError, match=f"1 to {longest} bytes"):
+                MULTICAST_OSCORE_04.check_sizes(common, kid)
+
+
 # ---- sealing
+
+
+@pytest.mark.parametrize("code", [coap.EMPTY, 0x20, 0xE1])
+def test_what_is_neither_request_nor_response_is_not_taken_apart(code: int) -> None:
+    with pytest.raises(MisuseError):
+        MULTICAST_OSCORE_04.split(request(code))
+
+
+@pytest.mark.parametrize(
+    ("message", "plain", "observing"),
+    [(request(coap.PUT), coap.POST, coap.FETCH), (response(0x85), coap.CHANGED, coap.CONTENT)],
+    ids=["request", "response"],
+)
+def test_the_outer_code_tells_requests_and_responses_and_whether_they_observe(
+    message: Message, plain: int, observing: int
+) -> None:
+    host, port, observe = (coap.URI_HOST, b"h"), (coap.URI_PORT, b"\x16"), (coap.OBSERVE, b"")
+    for outside, code in (((), plain), ((host, port), plain), ((host, observe, port), observing)):
+        assert MULTICAST_OSCORE_04.split(message._replace(options=outside))[:2] == (code, outside)
 
 
 def test_a_message_too_long_for_the_nonce_is_refused() -> None:
@@ -205,6 +239,15 @@ def test_a_payload_that_is_no_more_than_a_tag_is_malformed(length: int) -> None:
         receive(listener, message._replace(payload=bytes(length)))
     deliver(listener, message)
     with refused(Reason.MALFORMED):  # not a replay: what is malformed never gets an error
+        receive(listener, message._replace(payload=bytes(length)))
+
+
+@pytest.mark.parametrize("length", [1, 7, 8])
+def test_a_new_request_of_a_known_sender_is_malformed_too_if_it_is_no_more_than_a_tag(length: int) -> None:
+    sender, listener = make_node(MULTICASTER), make_node(LISTENER)
+    deliver(listener, protect(sender).message)
+    message = protect(sender).message
+    with refused(Reason.MALFORMED):
         receive(listener, message._replace(payload=bytes(length)))
 
 

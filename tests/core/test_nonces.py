@@ -128,7 +128,7 @@ def restart(history: History, who: int, choice: int) -> None:
 def evict(history: History, who: int, choice: int) -> None:
     """So many others send that there is no room for another Recipient Context."""
     context = history.nodes[who].context
-    with patch.object(contexts, "MAX_RECIPIENTS", 1), suppress(Rejected):
+    with patch.object(context, "max_recipients", 1), suppress(Rejected):
         for kid in (b"\x7e", b"\x7f"):
             context.keep(context.recipient(kid))
 

@@ -80,6 +80,12 @@ def test_a_malformed_value_is_rejected(value: str) -> None:
         decode_prefix(bytes.fromhex(value))
 
 
+def test_an_empty_gid_is_one_and_so_is_the_longest() -> None:
+    assert decode_prefix(b"\x18\0") == (0x18, None, b"", b"")
+    assert decode_prefix(b"\x19\x05\0") == (0x19, b"\x05", b"", b"")
+    assert encode_prefix(0, None, bytes(MAX_LENGTH)) == b"\x10\xff" + bytes(255)
+
+
 def test_an_empty_value_has_nothing_in_it() -> None:
     assert decode_prefix(b"") == (0, None, None, b"")
 
@@ -91,6 +97,15 @@ def test_number_zero_is_one_zero_byte() -> None:
 
 def test_the_longest_value_is_accepted() -> None:
     assert decode_prefix(b"\x08" + bytes(254))[3] == bytes(254)
+
+
+@pytest.mark.parametrize("length", range(1, 6))
+def test_a_partial_iv_has_one_to_five_bytes(length: int) -> None:
+    lowest, highest = 256 ** (length - 1) if length > 1 else 0, 256**length - 1
+    for number in (lowest, highest):
+        value = number.to_bytes(length, "big")
+        assert partial_iv_bytes(number) == value
+        assert decode_prefix(encode_prefix(FLAG_KID, value, b"g") + b"kid")[1:] == (value, b"g", b"kid")
 
 
 @given(numbers)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError
 from typing import Any
 
 import pytest
@@ -26,6 +27,17 @@ def test_the_defaults_are_the_safe_ones() -> None:
     assert policy.synchronization.method is Method.CHALLENGE_RESPONSE
     assert policy.grace == 0
     assert policy.max_unfragmented_size == 4096
+
+
+def test_values_within_their_range_are_taken() -> None:
+    policy = GroupPolicy(grace=30.0, max_unfragmented_size=64)
+    assert (policy.grace, policy.max_unfragmented_size) == (30.0, 64)
+
+
+def test_a_policy_is_not_changed_once_it_is_made() -> None:
+    policy: Any = GroupPolicy()
+    with pytest.raises(FrozenInstanceError):
+        policy.verification = Verification.SKIP
 
 
 @pytest.mark.parametrize("values", [{"grace": -0.1}, {"max_unfragmented_size": 63}])

@@ -58,11 +58,39 @@ def test_a_second_context_with_the_same_gid_and_address_is_refused_and_leaves_no
         registry.at(GID, OTHER_ADDRESS)
 
 
-def test_a_group_does_not_get_a_gid_twice_even_at_another_address() -> None:
+def test_a_group_does_not_get_a_gid_twice_even_with_new_keys_at_another_address() -> None:
     registry = Registry()
     registry.install(context_of("lights"), [ADDRESS])
-    with pytest.raises(MisuseError):
-        registry.install(context_of("lights"), [OTHER_ADDRESS])
+    again = common_context(gid=bytes(bytearray(GID)), master_secret=b"new")
+    with pytest.raises(MisuseError, match="already"):
+        registry.install(security_context(LISTENER, again), [OTHER_ADDRESS])
+
+
+@pytest.mark.parametrize("gids", [(GID, NEXT_GID), (NEXT_GID, GID)], ids=["next epoch", "new prefix"])
+def test_a_renewal_may_bring_any_gid_that_the_group_has_not_had(gids: tuple[bytes, bytes]) -> None:
+    registry = Registry()
+    for gid in gids:
+        registry.install(context_of("lights", gid), [ADDRESS])
+    assert registry.current("lights").gid == gids[1]
+
+
+@pytest.mark.parametrize("groups", [("lights", "doors"), ("doors", "lights")])
+def test_two_groups_may_have_one_gid_if_their_keys_and_addresses_differ(groups: tuple[str, str]) -> None:
+    registry = Registry()
+    for group, address in zip(groups, (ADDRESS, OTHER_ADDRESS), strict=True):
+        registry.install(context_of(group), [address])
+    assert tuple(context.group for context in registry.of(GID)) == registry.groups == groups
+
+
+def test_two_groups_with_one_gid_and_the_same_keys_are_refused_and_leave_no_trace() -> None:
+    registry = Registry()
+    registry.install(security_context(LISTENER, group="lights"), [ADDRESS])
+    with pytest.raises(MisuseError, match="nonces would repeat"):
+        registry.install(security_context(LISTENER, group="doors"), [OTHER_ADDRESS])
+    assert registry.groups == ("lights",)
+    assert len(registry.of(GID)) == 1
+    with refused(Reason.UNKNOWN_GROUP):
+        registry.at(GID, OTHER_ADDRESS)
 
 
 def test_gid_and_destination_together_pick_the_context() -> None:
@@ -142,7 +170,10 @@ def test_after_a_renewal_the_old_context_takes_requests_only_for_its_grace(desti
     old = listener.contexts[0]
     with refused(Reason.CONTEXT_RETIRED):
         receive(listener, late, destination=destination)
+    with refused(Reason.CONTEXT_RETIRED):
+        listener.registry.at(GID, ADDRESS)
     old.accepts_requests = True
+    assert listener.registry.at(GID, ADDRESS) is old
     assert deliver(listener, late, destination=destination).gid == GID
 
 
@@ -177,6 +208,17 @@ def test_a_renewal_makes_the_new_context_current_and_newer() -> None:
     assert listener.registry.contexts("lights") == (old, new)
     with refused(Reason.UNKNOWN_GROUP):
         listener.registry.current("lights", GID)
+
+
+def test_each_renewal_is_one_generation_newer_and_the_last_one_current() -> None:
+    registry = Registry()
+    contexts = [context_of("lights", GID[:-1] + bytes((epoch,))) for epoch in range(4)]
+    for context in contexts:
+        registry.install(context, [ADDRESS])
+        assert registry.current("lights") is registry.current("lights", context.gid) is context
+    assert [context.generation for context in contexts] == [0, 1, 2, 3]
+    assert [context.current for context in contexts] == [False, False, False, True]
+    assert registry.contexts("lights") == tuple(contexts)
 
 
 def test_an_unknown_group_has_no_current_context() -> None:

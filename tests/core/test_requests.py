@@ -7,12 +7,15 @@ from typing import Any
 import pytest
 
 from groupcoap.core import coap
-from groupcoap.core.coap import Message
+from groupcoap.core.coap import Message, Options
+from groupcoap.core.multicast_oscore_04 import MULTICAST_OSCORE_04
 from groupcoap.core.option import decode_prefix
+from groupcoap.core.registry import Registry
 from groupcoap.core.requests import (
     DecryptedRequest,
     DeliveredRequest,
     SignatureState,
+    Trace,
     admit,
     challenge_message,
     object_security,
@@ -39,6 +42,7 @@ from support import (
     counting_entropy,
     decrypt,
     deliver,
+    install,
     make_node,
     option_of,
     private_key,
@@ -144,9 +148,13 @@ def test_a_request_that_cannot_be_protected_costs_no_number(message: Message) ->
 # ---- the first stage
 
 
-def test_a_request_without_protection_is_not_one_of_ours() -> None:
+@pytest.mark.parametrize("options", [(), ((coap.URI_HOST, b"h"),), ((coap.URI_PATH, b"light"),)], ids=len)
+def test_a_request_without_protection_is_not_one_of_ours(options: Options) -> None:
+    message = request()._replace(options=options)
     with refused(Reason.NOT_PROTECTED):
-        decrypt(make_node(LISTENER), request())
+        decrypt(make_node(LISTENER), message)
+    with refused(Reason.NOT_PROTECTED):
+        object_security(message)
 
 
 def test_two_object_security_options_are_malformed() -> None:
@@ -155,9 +163,12 @@ def test_two_object_security_options_are_malformed() -> None:
         object_security(message)
 
 
-def test_the_option_is_found_among_others() -> None:
-    message = request(coap.POST, (coap.URI_HOST, b"h"), (coap.OBJECT_SECURITY, b"\x08"), (coap.MAX_AGE, b""))
-    assert object_security(message) == b"\x08"
+def test_the_option_is_found_among_others_and_alone() -> None:
+    option = (coap.OBJECT_SECURITY, b"\x08")
+    for options in ((option,), ((coap.URI_HOST, b"h"), option), (option, (coap.MAX_AGE, b""))):
+        assert object_security(request(coap.POST, *options)) == b"\x08"
+    with refused(Reason.NOT_PROTECTED):
+        object_security(request(coap.POST, (coap.MAX_AGE, b"")))
 
 
 @pytest.mark.parametrize("kind", [coap.CON, coap.ACK, coap.RST])
@@ -169,11 +180,13 @@ def test_only_non_confirmable_requests_come_by_multicast(kind: int) -> None:
     assert decrypt(listener, message, destination=None).number == 0
 
 
-@pytest.mark.parametrize("code", [coap.EMPTY, coap.CHANGED, 0xE0])
-def test_a_code_that_is_no_request_is_malformed(code: int) -> None:
+@pytest.mark.parametrize("code", [coap.EMPTY, 0x20, coap.CHANGED, 0xE0])
+def test_a_code_that_is_no_request_is_malformed_whatever_the_payload(code: int) -> None:
     sender, listener = pair()
-    with refused(Reason.MALFORMED):
-        decrypt(listener, protect(sender).message._replace(code=code))
+    message = protect(sender).message
+    for payload in (message.payload, bytes(40)):
+        with refused(Reason.MALFORMED):
+            decrypt(listener, message._replace(code=code, payload=payload))
 
 
 def test_a_request_without_a_payload_is_malformed() -> None:
@@ -220,13 +233,40 @@ def test_a_departed_member_is_rejected() -> None:
         receive(listener, protect(sender).message)
 
 
-def test_a_replay_is_rejected_before_it_is_decrypted() -> None:
+@pytest.mark.parametrize("destination", [ADDRESS, None], ids=["multicast", "unicast"])
+@pytest.mark.parametrize("known", [True, False], ids=["known sender", "new sender"])
+def test_what_is_no_more_than_a_tag_is_malformed_whoever_sent_it(destination: bytes | None, known: bool) -> None:
     sender, listener = pair()
     message = protect(sender).message
-    deliver(listener, message)
-    for again in (message, message._replace(payload=bytes(40))):
-        with refused(Reason.REPLAY):
-            decrypt(listener, again)
+    if known:
+        deliver(listener, message)
+    for length in (1, 8):
+        with refused(Reason.MALFORMED):
+            decrypt(listener, message._replace(payload=bytes(length)), destination=destination)
+    with refused(Reason.REPLAY if known else Reason.DECRYPTION_FAILED):
+        decrypt(listener, message._replace(payload=bytes(9)), destination=destination)
+
+
+def test_a_replay_is_rejected_before_it_is_decrypted() -> None:
+    sender, listener = make_node(MULTICASTER, first=300), make_node(LISTENER)
+    old, newest = protect(sender).message, protect(sender).message
+    for message in (old, newest):
+        deliver(listener, message)
+    for message in (old, newest):
+        for again in (message, message._replace(payload=bytes(40))):
+            with refused(Reason.REPLAY):
+                decrypt(listener, again)
+
+
+@pytest.mark.parametrize("length", [1, 8, 9])
+def test_what_is_no_more_than_a_tag_is_malformed_before_anything_is_said_of_its_sender(length: int) -> None:
+    sender, listener = pair()
+    message = protect(sender).message._replace(payload=bytes(length))
+    listener.context.depart([MULTICASTER])
+    with refused(Reason.MALFORMED if length < 9 else Reason.OWN_MESSAGE):
+        decrypt(sender, message)
+    with refused(Reason.MALFORMED if length < 9 else Reason.UNKNOWN_SENDER):
+        decrypt(listener, message)
 
 
 @pytest.mark.parametrize("method", range(1, 0x20))
@@ -258,6 +298,92 @@ def test_an_outer_repeat_is_no_repeat() -> None:
     assert deliver(listener, dressed).message == request(coap.PUT, payload=b"x")
 
 
+@pytest.mark.parametrize("length", [0, 7, 8, 40, 41])
+def test_a_repeat_comes_by_unicast_alone_and_has_8_to_40_bytes(length: int) -> None:
+    sender, listener = pair()
+    with_repeat = request(coap.PUT, (coap.URI_PATH, b"a"), (coap.REPEAT, bytes(length)), payload=b"x")
+    message = protect(sender, with_repeat).message
+    with refused(Reason.REPEAT_BY_MULTICAST):
+        decrypt(listener, message)
+    if 8 <= length <= 40:
+        with refused(Reason.REPEAT_UNKNOWN):
+            receive(listener, message, destination=None)
+    else:
+        with refused(Reason.MALFORMED):
+            receive(listener, message, destination=None)
+
+
+@pytest.mark.parametrize("behind", [(), ((coap.REQUEST_TAG, b"\x01"),)], ids=["the last", "not the last"])
+def test_a_repeat_is_found_wherever_it_stands(behind: Options) -> None:
+    sender, listener = pair()
+    message = protect(sender, request(coap.GET, (coap.REPEAT, bytes(8)), *behind)).message
+    with refused(Reason.REPEAT_BY_MULTICAST):
+        decrypt(listener, message)
+    with refused(Reason.REPEAT_UNKNOWN):
+        receive(listener, message, destination=None)
+
+
+def test_while_a_challenge_is_open_only_multicast_requests_are_dropped_undecrypted() -> None:
+    sender, listener = pair()
+    challenged(listener, protect(sender).message, entropy=counting_entropy())
+    forged = protect(sender).message._replace(payload=bytes(20))
+    with refused(Reason.CHALLENGE_PENDING):
+        decrypt(listener, forged, policy=CHALLENGE)
+    with refused(Reason.DECRYPTION_FAILED):
+        decrypt(listener, forged, policy=CHALLENGE, destination=None)
+
+
+# ---- blocks that a proxy has cut off
+
+
+@pytest.mark.parametrize(
+    ("block", "whole"),
+    [(b"", True), (b"\x06", True), (b"\x0e", False), (b"\x16", False)],
+    ids=["empty", "the only one", "the first", "the last"],
+)
+def test_a_piece_of_a_request_is_not_for_multicast(block: bytes, whole: bool) -> None:
+    sender, listener = pair()
+    message = protect(sender).message
+    cut = message._replace(options=(*message.options, (coap.BLOCK1, block)))
+    if whole:
+        assert deliver(listener, cut).message == request()
+    else:
+        with refused(Reason.NOT_FOR_MULTICAST):
+            decrypt(listener, cut)
+
+
+# ---- several groups with one Gid
+
+
+def member_of(*groups: str, own_id: bytes) -> Node:
+    """An endpoint with groups of one Gid, whose keys are different."""
+    node = Node(Registry(), [])
+    for group, address in zip(groups, (ADDRESS, OTHER_ADDRESS), strict=False):
+        common = common_context(master_secret=group.encode())
+        install(node, security_context(own_id, common, group=group), address)
+    return node
+
+
+def test_by_unicast_the_group_that_a_request_decrypts_under_is_the_one_it_is_of() -> None:
+    listener = member_of("lights", "doors", own_id=LISTENER)
+    for group in ("lights", "doors"):
+        message = protect(member_of(group, own_id=MULTICASTER)).message
+        assert deliver(listener, message, destination=None).group == group
+        with refused(Reason.REPLAY):
+            receive(listener, message, destination=None)
+    stranger = make_node(MULTICASTER, common_context(master_secret=b"strangers"), first=1)
+    with refused(Reason.DECRYPTION_FAILED):
+        receive(listener, protect(stranger).message, destination=None)
+
+
+def test_what_is_wrong_in_one_of_several_groups_counts_more_than_that_it_does_not_decrypt_in_the_others() -> None:
+    put = request(coap.PUT, payload=b"x")
+    for group in ("lights", "doors"):
+        listener = member_of("lights", "doors", own_id=LISTENER)
+        with refused(Reason.UNICAST_METHOD):
+            receive(listener, protect(member_of(group, own_id=MULTICASTER), put).message, destination=None)
+
+
 # ---- the stages
 
 
@@ -286,12 +412,37 @@ def test_what_was_only_decrypted_is_not_admitted() -> None:
 
 def test_a_first_stage_may_be_looked_at_for_the_decision_to_verify() -> None:
     sender, listener = pair()
-    message = request(coap.PUT, (coap.URI_PATH, b"a"), (coap.URI_PATH, b"b"), (coap.URI_QUERY, b"q"))
+    message = request(coap.PUT, (1, b"if"), (coap.URI_PATH, b"a"), (coap.URI_PATH, b"b"), (coap.URI_QUERY, b"q"))
     decrypted = decrypt(listener, protect(sender, message).message)
     assert decrypted.peek_resource() == (coap.PUT, (b"a", b"b"))
     assert decrypted.sender_id == MULTICASTER
     assert decrypted.public_key is not None
     assert decrypted.public_key.data == private_key(MULTICASTER).public_key.data
+
+
+def test_what_is_inside_may_be_looked_at_by_tools_and_for_the_choice_of_blocks() -> None:
+    sender, listener = pair()
+    message = request(coap.PUT, (coap.URI_PATH, b"a"), (coap.BLOCK1, b"\x08"), payload=bytes(16))
+    decrypted = decrypt(listener, protect(sender, message).message)
+    assert decrypted.for_onlooker() == message
+    assert decrypted.has_option(frozenset((coap.BLOCK1, coap.BLOCK2)))
+    assert not decrypted.has_option(frozenset((coap.BLOCK2,)))
+
+
+def test_the_trace_of_a_request_shows_what_went_into_it() -> None:
+    sender, listener = pair()
+    traces: list[Trace] = []
+    protected = protect_request(sender.context, sender.sender, request(coap.PUT, payload=b"x"), traces.append)
+    (trace,) = traces
+    profile, common = MULTICAST_OSCORE_04, sender.context.common
+    assert trace.plaintext == profile.split(request(coap.PUT, payload=b"x"))[2]
+    assert trace.external_aad == profile.external_aad(common, protected.exchange.ids)
+    assert trace.nonce == protected.exchange.nonce
+    assert trace.option == option_of(protected.message)
+    assert trace.aad == protected.exchange.prepared[0]
+    assert sender.sender.cipher.decrypt(trace.nonce, protected.message.payload, trace.aad) == trace.plaintext
+    assert trace.to_be_signed.endswith(protected.message.payload)
+    assert deliver(listener, protected.message).sequence_number == 0
 
 
 def by_unknown_sender() -> tuple[Node, DecryptedRequest]:
@@ -413,6 +564,21 @@ def test_in_an_old_context_signatures_are_always_verified() -> None:
     with pytest.raises(MisuseError):
         decrypted.waive_signature(deferred=False)
     assert take_in(decrypted.check_signature()).gid == GID
+
+
+@pytest.mark.parametrize("grace", [True, False])
+@pytest.mark.parametrize("verified", [True, False])
+def test_a_request_under_way_at_a_renewal_needs_grace_and_a_verified_signature(grace: bool, verified: bool) -> None:
+    sender, listener = pair()
+    decrypted = decrypt(listener, protect(sender).message)
+    under_way = decrypted.check_signature() if verified else decrypted.waive_signature(deferred=False)
+    renew(listener)
+    listener.contexts[0].accepts_requests = grace
+    if grace and verified:
+        assert take_in(under_way).gid == GID
+    else:
+        with refused(Reason.CONTEXT_RETIRED):
+            take_in(under_way)
 
 
 # ---- delivery

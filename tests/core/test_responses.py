@@ -283,6 +283,7 @@ def test_nothing_before_acceptance_shows_the_message_or_changes_anything() -> No
     assert not hasattr(decrypted, "accept")
     assert decrypted.sender_id == LISTENER
     assert decrypted.public_key is not None
+    assert decrypted.for_onlooker() == response()
     assert snapshot(sender) == before
     authentic.accept()
     assert list(sender.context._answering) == [LISTENER]

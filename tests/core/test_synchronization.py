@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError
 from itertools import count
 from typing import Any
 
@@ -81,6 +82,7 @@ def echoed(listener: Node, message: Message, now: float = 0.0) -> DeliveredReque
         {"repeat_length": 7},
         {"repeat_length": 41},
         {"challenge_lifetime": 0},
+        {"challenge_lifetime": -1},
         {"rechallenge_after": -1},
         {"max_gap": 0},
     ],
@@ -90,11 +92,33 @@ def test_a_policy_out_of_range_is_refused(values: dict[str, Any]) -> None:
         SynchronizationPolicy(**values)
 
 
-def test_a_new_challenge_is_possible_a_second_after_the_last_by_default() -> None:
-    assert SynchronizationPolicy().rechallenge_after == 1.0
-    assert SynchronizationPolicy().max_gap is None
-    assert SynchronizationPolicy(repeat_length=8).repeat_length == 8
-    assert SynchronizationPolicy(repeat_length=40).repeat_length == 40
+def test_by_default_senders_are_challenged_with_eight_bytes_for_half_a_minute_and_at_most_once_a_second() -> None:
+    policy = SynchronizationPolicy()
+    assert policy.method is Method.CHALLENGE_RESPONSE
+    assert (policy.challenge_lifetime, policy.rechallenge_after) == (30.0, 1.0)
+    assert (policy.repeat_length, policy.max_gap) == (8, None)
+    assert policy.challenge_lifetime / policy.rechallenge_after < MAX_CHALLENGES == 32
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"repeat_length": 8},
+        {"repeat_length": 40},
+        {"challenge_lifetime": 0.5},
+        {"rechallenge_after": 0.0},
+        {"max_gap": 1},
+    ],
+)
+def test_the_extremes_of_a_policy_are_taken(values: dict[str, Any]) -> None:
+    policy = SynchronizationPolicy(**values)
+    assert {name: getattr(policy, name) for name in values} == values
+
+
+def test_a_policy_is_not_changed_once_it_is_made() -> None:
+    policy: Any = SynchronizationPolicy()
+    with pytest.raises(FrozenInstanceError):
+        policy.method = Method.BEST_EFFORT
 
 
 # ---- best effort
@@ -123,6 +147,13 @@ def test_baseline_takes_the_first_request_as_the_mark_and_delivers_what_follows(
         with refused(Reason.REPLAY):
             receive(listener, requests[replayed], policy=BASELINE)
     assert deliver(listener, requests[2], policy=BASELINE).freshness is Freshness.ORDERED
+
+
+def test_baseline_may_begin_at_the_very_first_number() -> None:
+    sender, listener = pair(0)
+    with refused(Reason.NOT_SYNCHRONIZED):
+        receive(listener, protect(sender).message, policy=BASELINE)
+    assert deliver(listener, protect(sender).message, policy=BASELINE).freshness is Freshness.ORDERED
 
 
 # ---- challenge-response
@@ -168,8 +199,9 @@ def test_the_window_starts_at_the_echo() -> None:
         request(coap.POST, payload=b"on"),
         request(coap.PUT, (coap.URI_PATH, b"door"), payload=b"on"),
         request(coap.PUT, (coap.URI_PATH, b"light"), (coap.URI_QUERY, b"now"), payload=b"on"),
+        *(request(coap.PUT, payload=bytes((level,))) for level in range(8)),  # digests on either side
     ],
-    ids=["payload", "code", "path", "one more option"],
+    ids=["payload", "code", "path", "one more option", *(f"level {level}" for level in range(8))],
 )
 def test_an_echo_of_another_request_synchronizes_but_is_not_delivered(changed: Message) -> None:
     sender, listener = pair()
@@ -218,6 +250,30 @@ def test_an_expired_challenge_does_not_hold_a_lower_number_back() -> None:
     low, high = protected_numbers(sender, 2)
     challenged(listener, high, now=0.0, entropy=counting_entropy())
     challenged(listener, low, now=31.0, entropy=counting_entropy())
+
+
+def test_at_its_very_end_a_challenge_is_still_open() -> None:
+    sender, listener = pair()
+    entropy = counting_entropy()
+    low = protect(sender).message
+    first = challenged(listener, protect(sender, SWITCH).message, now=0.0, entropy=entropy)
+    with refused(Reason.CHALLENGE_PENDING):
+        decrypt(listener, low, policy=CHALLENGE, now=30.0)
+    under_way = decrypt(listener, low, policy=CHALLENGE, now=31.0).check_signature()
+    with refused(Reason.CHALLENGE_PENDING):
+        admit(under_way, 30.0, entropy)
+    challenged(listener, protect(sender).message, now=30.0, entropy=entropy)
+    assert echoed(listener, echo(sender, first.repeat), 30.0).freshness is Freshness.FRESH
+
+
+@pytest.mark.parametrize("wrong", [bytes(8), b"\xff" * 8, bytes(7) + b"\x02", bytes(9)], ids=bytes.hex)
+def test_only_the_very_value_that_was_sent_is_an_echo(wrong: bytes) -> None:
+    sender, listener = pair()
+    outcome = challenged(listener, protect(sender, SWITCH).message, entropy=counting_entropy())
+    assert outcome.repeat == bytes(7) + b"\x01"
+    with refused(Reason.REPEAT_UNKNOWN):
+        echoed(listener, echo(sender, wrong))
+    echoed(listener, echo(sender, outcome.repeat))
 
 
 @pytest.mark.parametrize("policy", [BEST_EFFORT, BASELINE, CHALLENGE], ids=lambda p: p.method.value)
@@ -290,6 +346,14 @@ def test_a_higher_number_a_second_later_gets_another_value_and_the_earlier_one_s
     assert echoed(listener, echo(sender, first.repeat), 7.0).freshness is Freshness.FRESH
     # The other one is a value that was sent, too: its request comes, and is new.
     assert echoed(listener, echo(sender, second.repeat, request()), 7.1).freshness is Freshness.FRESH
+
+
+@pytest.mark.parametrize("later", [1.0, 1.5, 20.0])
+def test_any_time_later_than_a_second_a_higher_number_gets_another_value(later: float) -> None:
+    sender, listener = pair()
+    entropy = counting_entropy()
+    challenged(listener, protect(sender).message, now=5.0, entropy=entropy)
+    challenged(listener, protect(sender).message, now=5.0 + later, entropy=entropy)
 
 
 def test_a_further_second_counts_from_the_last_challenge() -> None:
@@ -450,6 +514,18 @@ def test_a_sender_restored_from_durable_state_needs_no_challenge() -> None:
     assert deliver(listener, protect(sender).message, policy=CHALLENGE).freshness is Freshness.ORDERED
 
 
+def test_of_a_restored_sender_only_what_is_newer_than_the_stored_window_is_in_order() -> None:
+    listener = make_node(LISTENER)
+    listener.context.restore(MULTICASTER, ReplayWindow(9, 1), unbroken=True)
+    for number, freshness in (
+        (8, Freshness.UNSYNCHRONIZED),
+        (10, Freshness.ORDERED),
+        (5, Freshness.UNSYNCHRONIZED),
+    ):
+        late = protect(make_node(MULTICASTER, first=number)).message
+        assert deliver(listener, late, policy=CHALLENGE).freshness is freshness
+
+
 def test_a_sender_counts_as_unknown_without_a_stored_window() -> None:
     sender, _ = synchronized_pair()
     challenged(make_node(LISTENER), protect(sender).message, entropy=counting_entropy())
@@ -468,21 +544,36 @@ def decide(
 def test_a_number_that_the_window_has_seen_meanwhile_is_a_replay_in_any_state(
     policy: SynchronizationPolicy,
 ) -> None:
-    window = ReplayWindow()
+    sync, window = Synchronization(), ReplayWindow()
     window.accept(5)
     with refused(Reason.REPLAY):
-        decide(Synchronization(), window, 5, policy)
+        decide(sync, window, 5, policy)
+    sync.restore(4)
+    assert decide(sync, window, 6, policy) is Freshness.ORDERED
+    for seen in (5, 6):
+        with refused(Reason.REPLAY):
+            decide(sync, window, seen, policy)
 
 
-def test_an_echo_with_a_number_that_the_window_has_seen_is_a_replay() -> None:
+@pytest.mark.parametrize("number", [6, 5, 0])
+def test_an_echo_with_a_number_that_the_window_has_passed_is_a_replay(number: int) -> None:
     sync, window = Synchronization(), ReplayWindow()
     outcome = decide(sync, window, 5, CHALLENGE)
     assert isinstance(outcome, Challenge)
     window.accept(6)
     message = request(coap.GET, (coap.URI_PATH, b"light"), (coap.REPEAT, outcome.repeat))
     with refused(Reason.REPLAY):
-        sync.decide(CHALLENGE, window, 6, outcome.repeat, message, 0.0, counting_entropy())
+        sync.decide(CHALLENGE, window, number, outcome.repeat, message, 0.0, counting_entropy())
     assert not sync.synchronized
+    assert (window.highest, window.bits) == (6, 1)
+
+
+@pytest.mark.parametrize(("number", "far"), [(15, False), (16, False), (17, True), (0, False), (1 << 39, True)])
+def test_a_gap_is_the_difference_to_the_highest_number(number: int, far: bool) -> None:
+    policy = SynchronizationPolicy(Method.CHALLENGE_RESPONSE, max_gap=1)
+    assert Synchronization.too_far(policy, ReplayWindow(15, 1), number) is far
+    for other in (CHALLENGE, SynchronizationPolicy(Method.BASELINE, max_gap=1)):
+        assert not Synchronization.too_far(other, ReplayWindow(15, 1), number)
 
 
 @pytest.mark.parametrize("policy", [BEST_EFFORT, BASELINE, CHALLENGE], ids=lambda p: p.method.value)

@@ -42,6 +42,22 @@ def test_an_empty_window_takes_any_number_and_then_lower_ones_within_its_width()
     assert not window.accept(100 - WIDTH)
 
 
+def test_it_is_32_wide() -> None:
+    window = ReplayWindow()
+    window.accept(100)
+    assert not window.is_new(100 - 32)
+    assert window.is_new(100 - 31)
+
+
+def test_a_number_already_seen_makes_no_later_one_a_replay() -> None:
+    window = ReplayWindow()
+    window.accept(80)
+    window.accept(100)
+    for number in (90, 99):
+        assert window.is_new(number)
+        assert window.accept(number)
+
+
 @pytest.mark.parametrize("step", [1, WIDTH - 1, WIDTH, WIDTH + 1, 1 << 39])
 def test_a_step_forward_forgets_nothing_that_is_still_inside(step: int) -> None:
     window = ReplayWindow()

@@ -207,3 +207,43 @@ def test_any_cbor_is_refused_unless_it_holds_a_key(value: Any, kind: CredentialK
 def test_the_original_bytes_are_kept() -> None:
     data = certificate_of(EDDSA)
     assert Credential(CredentialKind.X509, data).data == data
+
+
+# ---- validity
+
+
+def dated(kind: CredentialKind, **dates: object) -> Credential:
+    """A credential that says until when it is good (claims 5 and 4, RFC 8392 §3.1)."""
+    payload = cbor2.dumps({8: {1: COSE_KEY[-8]}, **{{"nbf": 5, "exp": 4}[name]: at for name, at in dates.items()}})
+    return Credential(kind, payload if kind is CredentialKind.CCS else cbor2.dumps(sign1(payload)))
+
+
+@pytest.mark.parametrize("kind", [CredentialKind.CCS, CredentialKind.CWT])
+def test_claims_say_from_when_to_when_they_hold(kind: CredentialKind) -> None:
+    assert dated(kind, nbf=1500000000, exp=1600000000.5).validity == (1500000000, 1600000000.5)
+    assert dated(kind, exp=7).validity == (None, 7)
+    assert dated(kind).validity == (None, None)
+
+
+def test_a_certificate_says_from_when_to_when_it_holds() -> None:
+    start = 1483228800  # 2017-01-01, UTC
+    assert credential(CredentialKind.X509, EDDSA).validity == (start, start + 86400)
+
+
+def test_a_raw_key_holds_for_ever() -> None:
+    assert credential(CredentialKind.RAW_KEY, ES256).validity == (None, None)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        dated(CredentialKind.CCS, exp="tomorrow"),
+        dated(CredentialKind.CWT, nbf=True),
+        Credential(CredentialKind.CCS, cbor2.dumps([1])),
+        Credential(CredentialKind.CWT, cbor2.dumps([1])),
+        Credential(CredentialKind.X509, b"\x30\x00"),
+    ],
+)
+def test_a_validity_that_cannot_be_read_is_refused(wrong: Credential) -> None:
+    with pytest.raises(MisuseError):
+        _ = wrong.validity

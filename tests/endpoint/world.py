@@ -48,6 +48,7 @@ class Source:
         self.configurations = list(configurations)
         self.subscribers: list[Callable[[MembershipEvent], None]] = []
         self.looked_up: list[bytes] = []
+        self.refreshed = 0
         self.credentials: dict[bytes, Credential] = {}
 
     def groups(self) -> Sequence[GroupConfiguration]:
@@ -56,6 +57,9 @@ class Source:
     def subscribe(self, receive: Callable[[MembershipEvent], None]) -> Callable[[], None]:
         self.subscribers.append(receive)
         return lambda: self.subscribers.remove(receive)
+
+    def refresh(self) -> None:
+        self.refreshed += 1
 
     async def credential(self, group: str, gid: bytes, endpoint_id: bytes) -> Credential | None:
         self.looked_up.append(endpoint_id)
@@ -148,7 +152,8 @@ class World:
         network: NetworkOptions | None = None,
         **options: object,
     ) -> Endpoint:
-        loopback = NetworkOptions(interface="lo", bind=ip_address(self.host(kid)), hop_limit=0)
+        # the kernel's filter would keep from a test what it wants to see dropped
+        loopback = NetworkOptions("lo", ip_address(self.host(kid)), hop_limit=0, kernel_filter=False)
         return Endpoint(
             source or self.source(kid),
             state or MemoryState(),

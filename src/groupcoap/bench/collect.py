@@ -16,7 +16,7 @@ from ipaddress import IPv4Address
 from multiprocessing.connection import Connection
 from statistics import median
 from time import perf_counter
-from typing import Any, Final
+from typing import Final
 
 import aiocoap
 
@@ -38,6 +38,7 @@ from ..endpoint.endpoint import Endpoint
 from ..endpoint.multicaster import Multicaster
 from ..endpoint.network import NetworkOptions
 from ..errors import GroupcoapError, Rejected
+from ..files.provisioned import ProvisionedMembership
 from ..files.state import MemoryState
 from ..membership import Epoch, GroupAddress, GroupConfiguration, Member, Role
 from ..secret import Secret
@@ -53,22 +54,6 @@ _MULTICAST = IPv4Address("224.0.1.187")
 _TIMEOUT = 10.0
 _LOST_AT_MOST = 0.02
 """A round that lost more answers than this on the way is not counted."""
-
-
-class _Source:
-    """The membership source of the one endpoint that is measured."""
-
-    def __init__(self, configuration: GroupConfiguration) -> None:
-        self._configuration = configuration
-
-    def groups(self) -> tuple[GroupConfiguration, ...]:
-        return (self._configuration,)
-
-    def subscribe(self, receive: Any) -> Any:
-        return lambda: None
-
-    async def credential(self, group: str, gid: bytes, endpoint_id: bytes) -> Credential | None:
-        return None
 
 
 def _common(secret: bytes, gid: bytes) -> CommonContext:
@@ -123,7 +108,8 @@ def _listen(pipe: Connection, secret: bytes, gid: bytes, seeds: list[bytes], por
         return  # the measuring side has given up
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A UDP port that nobody uses at the moment."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind((_LOOPBACK, 0))
         port: int = sock.getsockname()[1]
@@ -163,7 +149,7 @@ def _rate(count: int, seconds: float) -> float | None:
     return count / seconds if count >= LISTENERS * (1 - _LOST_AT_MOST) else None
 
 
-def _through_bare_socket(
+def _throughloopback_socket(
     sock: socket.socket, registry: Registry, context: SecurityContext, port: int
 ) -> float | None:
     """The same with a blocking socket and the core alone."""
@@ -188,7 +174,8 @@ def _through_bare_socket(
     return _rate(count, perf_counter() - begin)
 
 
-def _bare_socket() -> socket.socket:
+def loopback_socket() -> socket.socket:
+    """A blocking UDP socket whose multicast stays on the loopback interface."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
     route = struct.pack("4s4si", bytes(4), socket.inet_aton(_LOOPBACK), 0)
@@ -202,14 +189,16 @@ def _bare_socket() -> socket.socket:
 async def _measure(configuration: GroupConfiguration, port: int, rounds: int) -> tuple[list[float], list[float]]:
     through, bare = [], []
     network = NetworkOptions(interface="lo", bind=IPv4Address(_LOOPBACK), hop_limit=0)
-    with _bare_socket() as sock:
-        async with Endpoint(_Source(configuration), MemoryState(), network, leisure=0.0) as endpoint:
+    with loopback_socket() as sock:
+        async with Endpoint(
+            ProvisionedMembership([configuration]), MemoryState(), network, leisure=0.0
+        ) as endpoint:
             multicaster = Multicaster(endpoint, _GROUP)
             context = endpoint.groups.current(_GROUP)
             registry = endpoint.groups.registry
             for _ in range(rounds):
                 rate = await _through_multicaster(multicaster)
-                bare_rate = _through_bare_socket(sock, registry, context, port)
+                bare_rate = _throughloopback_socket(sock, registry, context, port)
                 if rate is not None and bare_rate is not None:
                     through.append(rate)
                     bare.append(bare_rate)
@@ -222,7 +211,7 @@ def run(rounds: int = DEFAULT_ROUNDS) -> dict[str, dict[str, float]]:
     `GroupcoapError` if answers were lost in every round."""
     secret, gid = os.urandom(16), os.urandom(12)
     seeds = [os.urandom(32) for _ in range(LISTENERS)]
-    port = _free_port()
+    port = free_port()
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
     listeners = spawn.Process(target=_listen, args=(theirs, secret, gid, seeds, port, 2 * rounds), daemon=True)

@@ -181,8 +181,8 @@ def decode_options(data: bytes, at: int = 0, ignored: frozenset[int] = frozenset
 def _read_extended(nibble: int, data: bytes, at: int) -> tuple[int, int]:
     if nibble < 13:
         return nibble, at
+    if nibble == 15:
+        raise Rejected(Reason.MALFORMED, "reserved nibble in an option header")
     size = nibble - 12
-    if nibble == 15 or at + size > len(data):
-        raise Rejected(Reason.MALFORMED, "reserved nibble or cut short in an option header")
     base = 13 if nibble == 13 else 269
-    return base + int.from_bytes(data[at : at + size], "big"), at + size
+    return base + int.from_bytes(data[at : at + size], "big"), at + size  # cut short: the option is, too

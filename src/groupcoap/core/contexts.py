@@ -6,28 +6,32 @@ from collections.abc import Iterable
 
 from ..cose.algorithms import AeadAlgorithm, Kdf
 from ..cose.keys import PrivateKey, PublicKey, SignatureAlgorithm
-from ..errors import MisuseError, Reason, Rejected
+from ..errors import Busy, Limit, MisuseError, Reason, Rejected
 from ..secret import Secret
 from .profile import Profile
 from .sequence import SequenceNumbers
 from .synchronization import Synchronization, SynchronizationPolicy
 from .window import ReplayWindow
 
-MAX_RECIPIENTS = 1024
-"""Senders of requests at most, and listeners whose answers were verified at most. A window is never given up for a
-newcomer, since it could not be made again; what only verified answers can be."""
-
+DEFAULT_RECIPIENTS = 1024
 DEFAULT_SYNCHRONIZATION = SynchronizationPolicy()
 
 
 def construct_nonce(common_iv: bytes, endpoint_id: bytes, partial_iv: bytes) -> bytes:
     """Common IV XOR (length of ID ‖ ID padded ‖ Partial IV padded to 5 bytes) (OSCORE-06 §5.1). `MisuseError`
     if one of them is too long for a nonce of the Common IV's length."""
+    if not 0 < len(partial_iv) <= 5:
+        raise MisuseError("a Partial IV that does not fit the nonce")
+    nonce = _nonce_base(common_iv, endpoint_id) ^ int.from_bytes(partial_iv, "big")
+    return nonce.to_bytes(len(common_iv), "big")
+
+
+def _nonce_base(common_iv: bytes, endpoint_id: bytes) -> int:
     length = len(common_iv)
-    if len(endpoint_id) > length - 6 or not 0 < len(partial_iv) <= 5:
-        raise MisuseError("an Endpoint ID or Partial IV that does not fit the nonce")
-    padded = bytes((len(endpoint_id),)) + endpoint_id.rjust(length - 6, b"\0") + partial_iv.rjust(5, b"\0")
-    return bytes(a ^ b for a, b in zip(common_iv, padded, strict=True))
+    if len(endpoint_id) > length - 6:
+        raise MisuseError("an Endpoint ID that does not fit the nonce")
+    padded = len(endpoint_id) << 8 * (length - 1) | int.from_bytes(endpoint_id, "big") << 40
+    return int.from_bytes(common_iv, "big") ^ padded
 
 
 class CommonContext:
@@ -63,7 +67,7 @@ class CommonContext:
     def nonce_base(self, endpoint_id: bytes) -> int:
         """The nonce of this Endpoint ID with Partial IV 0, as an integer: the Partial IV fills the last 5
         bytes, so the nonce of number n is this XOR n."""
-        return int.from_bytes(construct_nonce(self.common_iv, endpoint_id, b"\0"), "big")
+        return _nonce_base(self.common_iv, endpoint_id)
 
     def nonce(self, endpoint_id: bytes, partial_iv: bytes) -> bytes:
         """The AEAD nonce for this Endpoint ID and Partial IV."""
@@ -170,9 +174,11 @@ class SecurityContext:
     `public_keys` are those at hand ({Endpoint ID: key}); more may be learned. `intact` says that no Recipient
     Context of this Gid was ever lost here, since before our Sender Key was first used. `generation` counts the
     renewals of the group that this endpoint has installed: a higher one is newer. `current` until the group is
-    renewed; `accepts_requests` until then or until the grace after it has ended. `synchronization`: how it is
-    done with the senders of requests. `kept`: {Endpoint ID: Recipient Context}, changed only by `keep` and
-    `depart`."""
+    renewed; `accepts_requests` until then or until the grace after it has ended. `synchronization`: how it is done
+    with the senders of requests. `kept`: {Endpoint ID: Recipient Context}, changed only by `keep` and `depart`.
+    `max_recipients`: senders of requests that are kept at most, and listeners whose answers were verified. A
+    window is never given up for a newcomer, since it could not be made again; what only verified answers can
+    be."""
 
     __slots__ = (
         "_answering",
@@ -186,6 +192,7 @@ class SecurityContext:
         "group",
         "intact",
         "kept",
+        "max_recipients",
         "sender",
         "synchronization",
     )
@@ -199,6 +206,7 @@ class SecurityContext:
         *,
         synchronization: SynchronizationPolicy = DEFAULT_SYNCHRONIZATION,
         intact: bool = True,
+        max_recipients: int = DEFAULT_RECIPIENTS,
     ) -> None:
         if sender is not None and sender.common is not common:
             raise MisuseError("a Sender Context of another Common Context")
@@ -207,6 +215,7 @@ class SecurityContext:
         self.sender = sender
         self.synchronization = synchronization
         self.intact = intact
+        self.max_recipients = max_recipients
         self.gid = common.gid
         self.current = True
         self.accepts_requests = True
@@ -244,15 +253,15 @@ class SecurityContext:
         """Keep a Recipient Context whose message has passed; returns the one that is kept, which is another
         if two first messages of a sender were under way at once.
 
-        `Rejected` if the member has left since its message was decrypted."""
+        `Rejected` if the member has left since its message was decrypted, `Busy` if too many are kept."""
         kid = recipient.recipient_id
         kept = self.kept.get(kid)
         if kept is not None:
             return kept
         if kid in self._departed:
             raise Rejected(Reason.UNKNOWN_SENDER, kid.hex())
-        if len(self.kept) >= MAX_RECIPIENTS:
-            raise Rejected(Reason.BUSY, "senders of requests")
+        if len(self.kept) >= self.max_recipients:
+            raise Busy(Limit.RECIPIENTS)
         self._answering.pop(kid, None)
         self.kept[kid] = recipient
         recipient.kept = True
@@ -266,7 +275,7 @@ class SecurityContext:
             raise Rejected(Reason.UNKNOWN_SENDER, kid.hex())
         if not recipient.kept:
             self._answering[kid] = recipient
-            if len(self._answering) > MAX_RECIPIENTS:
+            if len(self._answering) > self.max_recipients:
                 del self._answering[next(iter(self._answering))]
 
     def _drop(self, kid: bytes) -> None:
@@ -293,6 +302,14 @@ class SecurityContext:
     def knows(self, kid: bytes) -> bool:
         """Whether the public key of this Endpoint ID is at hand."""
         return kid in self._public_keys
+
+    def reassigned(self, newer: SecurityContext) -> set[bytes]:
+        """Endpoint IDs that name another endpoint under this newer context: another public key is at hand."""
+        return {
+            kid
+            for kid, public_key in self._public_keys.items()
+            if newer.knows(kid) and newer._public_keys[kid].data != public_key.data
+        }
 
     def depart(self, kids: Iterable[bytes]) -> None:
         """These Endpoint IDs have left: their Recipient Contexts and keys go, their messages are refused."""

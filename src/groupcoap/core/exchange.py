@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ..errors import Reason, Rejected
 from .contexts import SecurityContext
 from .profile import Prepared, RequestIds
@@ -65,6 +67,10 @@ class OutgoingExchange:
     def follow(self, earlier: OutgoingExchange) -> None:
         """This request refreshes the observation that `earlier` began or refreshed: Notification Numbers go on."""
         self._notified = earlier._notified
+
+    def resume(self, answered: Iterable[bytes]) -> None:
+        """Go on after these listeners' answers were taken, by a process before this one."""
+        self._answered.update(answered)
 
     def check(self, kid: bytes, generation: int, number: int | None, *, notification: bool) -> None:
         """Whether a response of this listener would be accepted. `Rejected` if not. Changes nothing."""

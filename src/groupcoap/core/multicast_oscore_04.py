@@ -91,13 +91,16 @@ class MulticastOscore04:
     def binder(self, common: CommonContext, kid: bytes, gid: bytes) -> Binder:
         before, behind = self._external_aad_parts(common, kid, gid)
         # Only the Partial IV changes from request to request, and it has one of five lengths.
-        heads: list[tuple[bytes, bytes]] = []
-        for n in range(6):
+        heads: list[tuple[bytes, bytes] | None] = [None] * 6
+
+        def make_head(n: int) -> tuple[bytes, bytes]:
             inside = _bstr_head(len(before) + 1 + n + len(behind)) + before + BYTE[0x40 | n]
-            heads.append((_ENCRYPT0 + inside, _COUNTERSIGNATURE + inside))
+            head = heads[n] = _ENCRYPT0 + inside, _COUNTERSIGNATURE + inside
+            return head
 
         def bind(partial_iv: bytes) -> Prepared:
-            encrypt0, countersignature = heads[len(partial_iv)]
+            n = len(partial_iv)
+            encrypt0, countersignature = heads[n] or make_head(n)
             rest = partial_iv + behind
             return encrypt0 + rest, countersignature, rest  # the latter two are joined with what is signed
 

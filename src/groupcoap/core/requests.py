@@ -21,7 +21,7 @@ from .contexts import RecipientContext, SecurityContext, SenderContext
 from .exchange import IncomingExchange, OutgoingExchange, outgoing_exchange
 from .option import OptionPrefix, decode_prefix, partial_iv_bytes
 from .profile import OptionTail, Prepared, RequestIds
-from .reassembly import parse_block
+from .reassembly import is_piece
 from .registry import Registry
 from .splitting import with_option
 from .synchronization import Challenge, Entropy, Freshness, Method
@@ -272,12 +272,6 @@ def object_security(message: Message) -> bytes:
     raise Rejected(Reason.MALFORMED, "Object-Security more than once")
 
 
-def _is_whole(message: Message) -> bool:
-    """Whether this is not a piece that a proxy has cut off: those are put together before, and not by multicast."""
-    block = message.option(coap.BLOCK1)
-    return block is None or parse_block(block)[:2] == (0, False)
-
-
 def decrypt_request(
     registry: Registry,
     message: Message,
@@ -291,7 +285,8 @@ def decrypt_request(
     kind, code, _, _, options, payload = message
     alone = len(options) == 1 and options[0][0] == OBJECT_SECURITY  # nearly every request
     value = options[0][1] if alone else object_security(message)
-    if destination is not None and (kind != NON or not (alone or _is_whole(message))):
+    # What a proxy has cut into pieces is put together before, and not by multicast.
+    if destination is not None and (kind != NON or (not alone and is_piece(message.option(coap.BLOCK1)))):
         raise Rejected(Reason.NOT_FOR_MULTICAST)
     if not 0 < code < 0x20 or not payload:
         raise Rejected(Reason.MALFORMED, "not a request with a ciphertext")
@@ -304,8 +299,11 @@ def decrypt_request(
         if context is None or not context.accepts_requests:
             context = registry.at(gid, destination)  # which refuses
         return _decrypt_under(context, message, payload, prefix, True, now)
+    contexts = registry.of(gid)
+    if len(contexts) == 1:
+        return _decrypt_under(contexts[0], message, payload, prefix, False, now)
     refused = Rejected(Reason.DECRYPTION_FAILED)
-    for context in registry.of(gid):  # by unicast one Gid may stand for several groups: the right one decrypts
+    for context in contexts:  # by unicast one Gid may stand for several groups: the right one decrypts
         try:
             return _decrypt_under(context, message, payload, prefix, False, now)
         except Rejected as rejection:

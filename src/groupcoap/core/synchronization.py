@@ -199,7 +199,6 @@ class Synchronization:
                 raise Rejected(Reason.REPLAY)
             window.start_at(number)
             self.synchronized = True
-            self._first = number
         elif not window.accept(number):  # a second challenge, echoed after the first had synchronized
             raise Rejected(Reason.REPLAY)
         self._challenges.remove(challenge)

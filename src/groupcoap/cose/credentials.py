@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from ..errors import MisuseError
 from .keys import PublicKey, SignatureAlgorithm
 
+_EXP, _NBF = 4, 5  # CWT claims, RFC 8392 §3.1
 _CNF = 8  # CWT claim "cnf", RFC 8747 §3.1
 _COSE_KEY = 1  # its member COSE_Key
 _COSE_SIGN1_TAG = 18
@@ -56,6 +57,12 @@ class Credential:
         except MisuseError as error:
             raise MisuseError(f"{self.kind.value} credential without a key for {algorithm.name}: {error}") from None
 
+    @property
+    def validity(self) -> tuple[float | None, float | None]:
+        """(not before, not after) in seconds since 1970, None where the credential does not say. It is a claim like
+        any other: nothing here checks who makes it. `MisuseError` if it cannot be read."""
+        return _VALIDITY[self.kind](self.data)
+
 
 def _decode_all(data: bytes) -> Any:
     stream = BytesIO(data)
@@ -86,13 +93,18 @@ def _from_ccs(data: bytes) -> bytes:
 
 
 def _from_cwt(data: bytes) -> bytes:
+    return _from_ccs(_claims_of_cwt(data))
+
+
+def _claims_of_cwt(data: bytes) -> bytes:
     value = _decode_all(data)
     for tag in (_CWT_TAG, _COSE_SIGN1_TAG):
         if isinstance(value, cbor2.CBORTag) and value.tag == tag:
             value = value.value
     if not isinstance(value, (list, tuple)) or len(value) != 4 or not isinstance(value[2], bytes):
         raise MisuseError("not a COSE_Sign1")
-    return _from_ccs(value[2])
+    claims: bytes = value[2]
+    return claims
 
 
 def _from_x509(data: bytes) -> bytes:
@@ -113,4 +125,33 @@ _EXTRACT: dict[CredentialKind, Callable[[bytes], bytes]] = {
     CredentialKind.CCS: _from_ccs,
     CredentialKind.CWT: _from_cwt,
     CredentialKind.X509: _from_x509,
+}
+
+
+def _validity_of_claims(data: bytes) -> tuple[float | None, float | None]:
+    claims = _decode_all(data)
+    if not isinstance(claims, dict):
+        raise MisuseError("not a CWT Claims Set")
+    return _numeric_date(claims.get(_NBF)), _numeric_date(claims.get(_EXP))
+
+
+def _numeric_date(value: Any) -> float | None:
+    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+        return value
+    raise MisuseError("a date that is no number")
+
+
+def _validity_of_x509(data: bytes) -> tuple[float | None, float | None]:
+    try:
+        certificate = x509.load_der_x509_certificate(data)
+        return certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
+    except Exception as error:  # as many as in _from_x509
+        raise MisuseError(f"not a certificate ({type(error).__name__})") from None
+
+
+_VALIDITY: dict[CredentialKind, Callable[[bytes], tuple[float | None, float | None]]] = {
+    CredentialKind.RAW_KEY: lambda data: (None, None),
+    CredentialKind.CCS: _validity_of_claims,
+    CredentialKind.CWT: lambda data: _validity_of_claims(_claims_of_cwt(data)),
+    CredentialKind.X509: _validity_of_x509,
 }

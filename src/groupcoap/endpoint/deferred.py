@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from ..core.requests import DecryptedRequest
 from ..errors import Rejected
+from .limits import Limits
+from .sparing import sparing_logger
 
-MAX_PENDING = 1024
 BATCH = 32
 """Checks handed to a thread at once: the hop costs as much as one check."""
 WORKERS = 2
 
-log = logging.getLogger("groupcoap.deferred")
+log = sparing_logger("groupcoap.deferred")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +64,9 @@ def _check_all(requests: list[DecryptedRequest]) -> list[SourceReport]:
 class DeferredChecks:
     """A bounded queue of checks, worked off in batches by threads; reports arrive on the event loop."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: Report, limits: Limits) -> None:
         self._report = report
+        self._most = limits.deferred
         self._queue: list[DecryptedRequest] = []
         self._running: set[asyncio.Future[list[SourceReport]]] = set()
         self._executor: ThreadPoolExecutor | None = None
@@ -75,7 +76,7 @@ class DeferredChecks:
     @property
     def full(self) -> bool:
         """No room for another: the next request is to be verified at once."""
-        return self._pending >= MAX_PENDING
+        return self._pending >= self._most
 
     def submit(self, request: DecryptedRequest) -> None:
         """Check this request soon."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import TracebackType
 
 import aiocoap
@@ -13,6 +14,7 @@ from aiocoap import interfaces
 
 from ..core.synchronization import Entropy
 from ..errors import MisuseError
+from ..files.keylog import KeyLog
 from ..files.state import RuntimeState
 from ..membership import GroupAddress, MembershipSource
 from .counters import Counters
@@ -20,9 +22,11 @@ from .deferred import DeferredChecks, Report, log_report
 from .groups import Groups, ListenerPolicy
 from .interface import GroupMessageInterface
 from .layers import GroupMessageManager, GroupTokenManager
+from .limits import DEFAULT_LIMITS, Limits
 from .network import Network, NetworkOptions, SocketAddress
 from .plain import open_plain
 from .sites import GroupSites
+from .sparing import sparing_logger
 
 DEFAULT_LEISURE = 5.0  # RFC 7252 §8.2, seconds
 REJOIN_INTERVAL = 2.0
@@ -42,7 +46,9 @@ class Endpoint:
     `policy`: where this listener differs from its groups. `plain_site`: served, with the same socket, to plain CoAP
     and RFC 8613; None: such requests get 4.01. `leisure`: seconds within which answers to multicast leave.
     `observation_lifetime`: seconds until an observation that is not refreshed expires at this listener.
-    `report`: gets the results of deferred signature checks."""
+    `report`: gets the results of deferred signature checks. `key_log`: a file to which the keys of all groups are
+    added, so that captures can be decoded; None, unless somebody is looking for a fault. `limits`: how much
+    peers may take up."""
 
     def __init__(
         self,
@@ -56,6 +62,8 @@ class Endpoint:
         leisure: float = DEFAULT_LEISURE,
         observation_lifetime: float = OBSERVATION_LIFETIME,
         report: Report = log_report,
+        key_log: Path | None = None,
+        limits: Limits = DEFAULT_LIMITS,
         entropy: Entropy = os.urandom,
     ) -> None:
         if not (leisure >= 0 and observation_lifetime > 0):
@@ -70,6 +78,8 @@ class Endpoint:
         self._plain = plain or plain_site is not None
         self._observation_lifetime = observation_lifetime
         self._report = report
+        self._key_log = key_log
+        self.limits = limits
         self._entropy = entropy
         self.departures: set[Callable[[str, frozenset[bytes]], None]] = set()
         """Called with (group, Endpoint IDs) when members have left."""
@@ -79,12 +89,16 @@ class Endpoint:
         self._opened = False
 
     async def __aenter__(self) -> Endpoint:
-        """Open sockets and groups. `NetworkFault`, `StateLost`, `MisuseError` if that cannot be."""
+        """Open sockets and groups. `NetworkFault`, `StateLost`, `MisuseError` if that cannot be, `FileFault` if the
+        key log cannot be opened."""
         if self._opened:
             raise MisuseError("an endpoint is opened once")
         self._opened = True
-        self.groups = Groups(self._source, self._state, self._policy, self._entropy, self._departed)
-        self.network = Network(self._options, self._receive)
+        key_log = None if self._key_log is None else KeyLog(self._key_log)
+        self.groups = Groups(
+            self._source, self._state, self._policy, self._entropy, self._departed, key_log, self.limits
+        )
+        self.network = Network(self._options, self._receive, self.limits, self.counters.reached)
         try:
             for version in self._versions():
                 self.network.open_unicast(version)
@@ -104,20 +118,30 @@ class Endpoint:
 
     def _build_stack(self) -> None:
         self.sites = GroupSites()
-        self.context = aiocoap.Context(serversite=self.sites, loggername="groupcoap.coap")
-        self.tokens = GroupTokenManager(self.context, self._forget, self._observation_lifetime)
-        self.messages = GroupMessageManager(self.tokens, self._can_respond)
-        self.deferred = DeferredChecks(self._report)
-        self.interface = GroupMessageInterface(
-            self.messages, self.network, self.groups, self.counters, self.deferred, leisure=self.leisure
+        self.context = aiocoap.Context(serversite=self.sites, loggername=sparing_logger("groupcoap.coap").name)
+        reached = self.counters.reached
+        self.tokens = GroupTokenManager(
+            self.context, self.limits, reached, self._forget, self._observation_lifetime
         )
+        self.messages = GroupMessageManager(self.tokens, self._can_respond)
+        self.deferred = DeferredChecks(self._report, self.limits)
+        self.interface = GroupMessageInterface(
+            self.messages,
+            self.network,
+            self.groups,
+            self.counters,
+            self.deferred,
+            leisure=self.leisure,
+            limits=self.limits,
+        )
+        self.fetches = asyncio.Semaphore(self.limits.fetches)
         self.messages.message_interface = self.interface
         self.tokens.token_interface = self.messages
         self.context.request_interfaces.append(self.tokens)
         self.plain_context: aiocoap.Context | None = None
         if self._plain:
             self.plain_context, self.interface.plain = open_plain(
-                self._plain_site, self.network, self.messages, self.tokens
+                self._plain_site, self.network, self.messages, self.tokens, self.interface.may_answer
             )
 
     async def __aexit__(
@@ -155,10 +179,11 @@ class Endpoint:
                 departed(group, endpoint_ids)
 
     async def _rejoin(self) -> None:
-        """Watch for the interface going away and coming back. Bounded by the endpoint's life."""
+        """Watch for the interface going away and coming back, and for renewals. Bounded by the endpoint's life."""
         up = True
         while True:
             await asyncio.sleep(REJOIN_INTERVAL)
+            self._source.refresh()
             was_up, up = up, self.network.refresh()
             if up != was_up:
                 state = "back" if up else "gone"

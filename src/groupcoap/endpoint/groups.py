@@ -22,7 +22,9 @@ from ..core.requests import (
 from ..core.synchronization import Entropy, Method, SynchronizationPolicy
 from ..core.window import ReplayWindow
 from ..cose.keys import PublicKey
-from ..errors import MisuseError
+from ..errors import Busy, Limit, MisuseError
+from ..files.keylog import KeyLog, nameless
+from ..files.pending import PendingRequests
 from ..files.state import RuntimeState
 from ..membership import (
     CredentialLearned,
@@ -35,6 +37,7 @@ from ..membership import (
     MembershipSource,
     Role,
 )
+from .limits import DEFAULT_LIMITS, Limits, PeerRates
 
 log = logging.getLogger("groupcoap.groups")
 
@@ -66,6 +69,8 @@ class Groups:
         policy: ListenerPolicy,
         entropy: Entropy,
         departed: Callable[[str, frozenset[bytes]], None],
+        key_log: KeyLog | None = None,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self.registry = Registry()
         self.source = source
@@ -73,21 +78,38 @@ class Groups:
         self._listener_policy = policy
         self._entropy = entropy
         self._departed = departed
+        self._recipients = limits.recipients
+        self._challenges = PeerRates(limits, Limit.CHALLENGE_RATE, Limit.CHALLENGE_RATE_PER_PEER)
+        self._key_log = key_log
         self._graces: list[asyncio.TimerHandle] = []
         self._claims: list[tuple[str, bytes, bytes | None]] = []
         self._configurations: dict[str, GroupConfiguration] = {}
         self._policies: dict[str, GroupPolicy] = {}
+        self._installed = 0
         self.in_use: Callable[[SecurityContext], bool] = lambda context: False
         """Whether a pending exchange needs this Security Context."""
         try:
             for configuration in source.groups():
-                # Older epochs only verify answers to requests of this process, of which there are none yet.
-                self._install(configuration, configuration.current)
+                self._take_up(configuration)
         except Exception:
             for claim in self._claims:
                 state.release(*claim)
             raise
         self._unsubscribe = source.subscribe(self._on_event)
+
+    def _take_up(self, configuration: GroupConfiguration) -> None:
+        """Begin with the current epoch. Older ones only verify answers to requests of this process, of which there
+        are none yet."""
+        epoch = configuration.current
+        if self._state.knows(configuration.name):  # renewed while no endpoint was running
+            self._state.add_key(configuration.name, epoch.gid, epoch.own_id)
+        self._install(configuration, epoch)
+
+    def look_for_renewal(self) -> bool:
+        """Ask the membership source for news now. Whether a Security Context has been installed by it."""
+        before = self._installed
+        self.source.refresh()
+        return self._installed != before
 
     def close(self) -> None:
         """Take no more events, and let go of the state."""
@@ -97,6 +119,11 @@ class Groups:
         for claim in self._claims:
             self._state.release(*claim)
         self._claims.clear()
+
+    @property
+    def pending(self) -> PendingRequests:
+        """The requests that wait for answers, as they are remembered beyond this process."""
+        return self._state.pending
 
     # ---- what is known of a group
 
@@ -163,28 +190,33 @@ class Groups:
                 self._departed(group, endpoint_ids)
             case CredentialLearned(group, gid, member):
                 key = member.credential.public_key(self.configuration(group).signature)
-                self.learn(group, gid, member.endpoint_id, key)
+                self.learn(group, gid, member.endpoint_id, key, member)
 
-    def learn(self, group: str, gid: bytes, endpoint_id: bytes, key: PublicKey) -> None:
-        """A member's public key under this Gid has become known."""
+    def learn(
+        self, group: str, gid: bytes, endpoint_id: bytes, key: PublicKey, member: Member | None = None
+    ) -> None:
+        """A member's public key under this Gid has become known; `member`: more about it, if there is more."""
         for context in self.registry.contexts(group):
             if context.gid == gid:
                 context.learn(endpoint_id, key)
+        if self._key_log is not None:
+            self._key_log.record_member(self.configuration(group), gid, member or nameless(endpoint_id, key))
 
     def _renew(self, configuration: GroupConfiguration) -> None:
         name, epoch, grace = configuration.name, configuration.current, configuration.policy.grace
         own_id = epoch.own_id
         self._state.add_key(name, epoch.gid, own_id)
         self._install(configuration, epoch)
-        for older in self.registry.contexts(name)[:-1]:
-            older.depart(epoch.departed)
-        previous = self.registry.contexts(name)[-2:-1]
-        for older in previous:
+        before = self.registry.contexts(name)[:-1]
+        departed = epoch.departed.union(*(older.reassigned(self.current(name)) for older in before))
+        for older in before:
+            older.depart(departed)
+        for older in before[-1:]:
             self._carry_over(older, self.current(name))
             if grace:
                 older.accepts_requests = True  # late senders; their signatures are verified whatever the policy
                 self._graces.append(asyncio.get_running_loop().call_later(grace, self._end_grace, older))
-        self._departed(name, epoch.departed)
+        self._departed(name, departed)
         self.retire()
 
     @staticmethod
@@ -195,7 +227,8 @@ class Groups:
             return
         for recipient in older.recipients:
             kid = recipient.recipient_id
-            if recipient.sync.synchronized and newer.knows(kid):
+            # A window that is there was stored before a restart under the older Gid: it must not be emptied.
+            if recipient.sync.synchronized and newer.knows(kid) and kid not in newer.kept:
                 newer.restore(kid, ReplayWindow(), unbroken=newer.intact)
 
     def _end_grace(self, context: SecurityContext) -> None:
@@ -211,6 +244,9 @@ class Groups:
         self.registry.install(context, [address.packed for address in configuration.addresses])
         self._configurations[configuration.name] = configuration
         self._policies[configuration.name] = policy
+        self._installed += 1
+        if self._key_log is not None:
+            self._key_log.record(configuration, epoch)
         log.info("group %s: security context %s installed", configuration.name, epoch.gid.hex())
 
     def _context(
@@ -234,7 +270,9 @@ class Groups:
             for member in epoch.members
             if member.endpoint_id != epoch.own_id
         }
-        context = SecurityContext(name, common, sender, keys, synchronization=synchronization)
+        context = SecurityContext(
+            name, common, sender, keys, synchronization=synchronization, max_recipients=self._recipients
+        )
         context.depart(epoch.departed)
         for sender_id, window in self._state.windows(name, epoch.gid, epoch.own_id).items():
             if sender_id in epoch.departed:
@@ -264,11 +302,19 @@ class Groups:
     def admit(
         self, verified: AuthenticRequest | GroupRequest, request: DecryptedRequest, now: float
     ) -> DeliveredRequest | ChallengedRequest:
-        """The core's `admit`, with the replay window durable before any effect can leave."""
+        """The core's `admit`, with the replay window durable before any effect can leave, and not challenging more
+        often than 4.03s may be sent."""
         context = request.context
         before = _window_of(request.recipient)
+
+        def repeat_value(length: int) -> bytes:
+            limit = self._challenges.reached((context.group, request.sender_id), now)
+            if limit is not None:
+                raise Busy(limit)
+            return self._entropy(length)
+
         try:
-            return admit(verified, now, self._entropy)
+            return admit(verified, now, repeat_value)
         finally:
             recipient = context.recipient(request.sender_id)
             if _window_of(recipient) != before:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from hashlib import sha256
 from random import SystemRandom
 from typing import NamedTuple, TypeVar
 
@@ -18,14 +19,16 @@ from aiocoap import interfaces
 
 from ..core import coap
 from ..core.contexts import SecurityContext
-from ..core.exchange import OutgoingExchange
+from ..core.exchange import OutgoingExchange, outgoing_exchange
 from ..core.option import FLAG_KID, decode_prefix
 from ..core.policy import Verification
-from ..core.reassembly import Reassembler, parse_block
+from ..core.reassembly import AnswerAssembly, Progress, Reassembler, is_piece
 from ..core.requests import (
+    AuthenticRequest,
     ChallengedRequest,
     DecryptedRequest,
     DeliveredRequest,
+    GroupRequest,
     SignatureState,
     challenge_message,
     decrypt_request,
@@ -33,29 +36,27 @@ from ..core.requests import (
     protect_request,
 )
 from ..core.responses import DecryptedResponse, DeliveredResponse, decrypt_response, protect_response
+from ..core.splitting import with_option
 from ..cose.keys import PublicKey
-from ..errors import EnvironmentFault, GroupcoapError, MisuseError, NetworkFault, Reason, Rejected
+from ..errors import Busy, EnvironmentFault, GroupcoapError, Limit, MisuseError, NetworkFault, Reason, Rejected
+from ..files.pending import PendingRequest
 from .counters import Counters
 from .deferred import DeferredChecks
 from .groups import Groups
 from .layers import GroupMessageManager
-from .limits import RateLimit, RecentTable
+from .limits import EXCHANGE_LIFETIME, Limits, PeerRates, PeerTable, Places
 from .lookups import CredentialLookups
 from .messages import from_core, to_core
 from .network import Network, SocketAddress
 from .plain import PlainMessageInterface
 from .remote import GroupRemote, Incoming, Provenance
+from .sparing import sparing_logger
 
-EXCHANGE_LIFETIME = 247.0  # RFC 7252 §4.8.2, seconds
-MAX_REMEMBERED = 1024
 _FLAGS_RESERVED = 0xC0  # of an Object-Security value, in every profile and in RFC 8613
-MAX_OUTGOING = 4096
-MAX_BODY = 1 << 20
-"""Bytes of a request's or an answer's body put together from inner blocks."""
 KEPT_EXCHANGES = 2
 """Exchanges of one token: that of the request sent last, and the one it refreshed."""
 
-log = logging.getLogger("groupcoap.drops")
+log = sparing_logger("groupcoap.drops")
 
 _ERRORS: dict[Reason, tuple[int, bytes]] = {
     Reason.UNKNOWN_GROUP: (coap.UNAUTHORIZED, b"Security context not found"),
@@ -75,6 +76,10 @@ class _Outgoing:
 
     group: str
     exchanges: list[OutgoingExchange]
+    to_one: tuple[coap.Message, SocketAddress] | None = None
+    """The request as it was sent, and where to, if it went to one listener."""
+    assembly: AnswerAssembly | None = None
+    """Of an answer that a proxy has cut into outer blocks."""
 
 
 class _Confirmable(NamedTuple):
@@ -86,26 +91,24 @@ class _Confirmable(NamedTuple):
 
 @dataclass(slots=True)
 class _Confirmed:
-    """A confirmable message that was accepted: its bytes, and the bytes that acknowledged it."""
+    """A confirmable message that was accepted: its digest, and the bytes that acknowledged it."""
 
-    datagram: bytes
+    digest: bytes
     answer: bytes | None = None
+
+
+def _digest(datagram: bytes) -> bytes:
+    return sha256(datagram).digest()
 
 
 _Decrypted = TypeVar("_Decrypted", DecryptedRequest, DecryptedResponse)
 
 
-def _check_inner_block(message: coap.Message, by_multicast: bool) -> None:
-    """A body in blocks is put together by aiocoap, without a limit of its own. By multicast nobody could ask for
-    the next block. `Rejected` if it is too large, or comes that way."""
+def _check_inner_block(message: coap.Message) -> None:
+    """`Rejected` if this request by multicast is a part of one: nobody could ask for the next block."""
     value = message.option(coap.BLOCK1)
-    if value is None:
-        return
-    number, more, size = parse_block(value)
-    if by_multicast and (number or more):
+    if is_piece(value):
         raise Rejected(Reason.NOT_FOR_MULTICAST, "a body in blocks")
-    if (number + 1) * size > MAX_BODY:
-        raise Rejected(Reason.TOO_LARGE, "a body in blocks")
 
 
 def _without_stray_observe(message: coap.Message) -> coap.Message:
@@ -132,6 +135,7 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
         deferred: DeferredChecks,
         *,
         leisure: float,
+        limits: Limits,
     ) -> None:
         self._manager = manager
         self._network = network
@@ -142,19 +146,16 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
         self._random = SystemRandom()
         self._loop = asyncio.get_running_loop()
         groups.in_use = self._in_use
-        self._lookups = CredentialLookups(groups.source, groups.learn)
+        self._limits = limits
+        self._lookups = CredentialLookups(groups.source, groups.learn, limits)
         self._outgoing: dict[bytes, _Outgoing] = {}
-        self._confirmable: RecentTable[tuple[object, int], _Confirmable] = RecentTable(
-            MAX_REMEMBERED, EXCHANGE_LIFETIME
-        )
-        self._confirmed: RecentTable[tuple[object, int], _Confirmed] = RecentTable(
-            MAX_REMEMBERED, EXCHANGE_LIFETIME
-        )
-        self._reassembler = Reassembler(
-            max((groups.policy(name).max_unfragmented_size for name in groups.names), default=0)
-        )
-        self._errors = RateLimit(rate=10, burst=20)
-        self._challenges = RateLimit(rate=50, burst=100)
+        remembered = limits, Limit.REMEMBERED, Limit.REMEMBERED_PER_PEER, EXCHANGE_LIFETIME, counters.reached
+        self._confirmable: PeerTable[tuple[object, int], _Confirmable] = PeerTable(*remembered)
+        self._confirmed: PeerTable[tuple[object, int], _Confirmed] = PeerTable(*remembered)
+        total, each = limits.bound(Limit.ASSEMBLIES), limits.bound(Limit.ASSEMBLIES_PER_PEER)
+        self._reassembler = Reassembler(total, each, counters.reached)
+        self._errors = PeerRates(limits, Limit.ERROR_RATE, Limit.ERROR_RATE_PER_PEER)
+        self._waiting = Places(limits, Limit.RESPONSES, Limit.RESPONSES_PER_PEER)
         self._timers: set[asyncio.TimerHandle] = set()
         self._closed = False
         self.plain: PlainMessageInterface | None = None
@@ -170,14 +171,22 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
         except Rejected as rejection:
             self._dropped(rejection, source)
             return
-        received = (message, datagram, source, destination)
+        self._take((message, datagram, source, destination), may_be_newer=True)
+
+    def _take(self, received: Received, *, may_be_newer: bool) -> None:
+        """`may_be_newer`: a message under a Gid that is not known may be the first sign of a renewal."""
+        source, destination = received[2:]
         try:
             if destination is not None:
                 self._by_multicast(received)
             else:
                 self._by_unicast(received)
         except Rejected as rejection:
-            self._refuse(rejection, received)
+            unknown = rejection.reason is Reason.UNKNOWN_GROUP
+            if may_be_newer and unknown and self._groups.look_for_renewal():
+                self._take(received, may_be_newer=False)
+            else:
+                self._refuse(rejection, received)
         except EnvironmentFault as fault:  # the state cannot be made durable: then nothing may be delivered
             log.error("not delivered: %s", fault)
         except Exception:  # an application's function, or a mistake: other datagrams must not suffer from it
@@ -213,7 +222,7 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
         if message.type != coap.CON:
             return False
         known = self._confirmed.get((source[:2], message.message_id), self._loop.time())
-        if known is None or known.datagram != datagram:
+        if known is None or known.digest != _digest(datagram):
             return False
         if known.answer is not None:
             self._transmit(known.answer, source)
@@ -224,17 +233,24 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
         message, datagram, source, _ = received
         if message.type != coap.CON:
             raise Rejected(Reason.MALFORMED, "an outer block that is not confirmable")
-        whole = self._reassembler.feed(source[:2], message, self._loop.time())
-        if isinstance(whole, coap.Message):
-            self._request((whole, datagram, source, None))
+        max_size = self._max_unfragmented_size(message)
+        whole = self._reassembler.feed((source[0], source[1]), message, self._loop.time(), max_size)
+        if not isinstance(whole, Progress):
+            options = with_option(whole.options, coap.BLOCK1, message.option(coap.BLOCK1) or b"")
+            self._request((whole._replace(options=options), datagram, source, None))
             return
         block = (coap.BLOCK1, message.option(coap.BLOCK1) or b"")
         go_on = coap.Message(coap.ACK, coap.CONTINUE, message.message_id, message.token, (block,), b"")
         self._transmit(coap.encode(go_on), source)
 
+    def _max_unfragmented_size(self, message: coap.Message) -> int:
+        """Of the group that the Gid names; the largest, if several have it. `Rejected` if none is known."""
+        gid = decode_prefix(object_security(message))[2] or b""
+        return max(self._groups.policy(c.group).max_unfragmented_size for c in self._groups.registry.of(gid))
+
     def _is_group_message(self, message: coap.Message) -> bool:
         """Whether this is for the group layer. `Rejected` if it is malformed."""
-        if all(number != coap.OBJECT_SECURITY for number, _ in message.options):
+        if message.option(coap.OBJECT_SECURITY) is None:
             return False
         prefix = decode_prefix(object_security(message))
         if not message.payload or prefix[0] & _FLAGS_RESERVED:
@@ -251,26 +267,39 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
         return any(profile.is_group_message(prefix) for profile in profiles)
 
     def _not_group(self, message: coap.Message, source: SocketAddress) -> None:
-        if self.plain is not None and (self.plain.serves or not coap.is_request(message.code)):
-            self.plain.receive(message, source)
+        plain = self.plain
+        answers_us = self._is_ours(message, source)
+        if plain is not None and (plain.serves or not coap.is_request(message.code)) and not answers_us:
+            plain.receive(message, source)
         else:
             raise Rejected(Reason.NOT_PROTECTED)
 
     def _empty(self, message: coap.Message, source: SocketAddress) -> None:
         """Acknowledgements and resets cannot be protected. They stop the retransmission of the one message that
         they name, and end nothing else: a forged reset would otherwise end an observation."""
-        key = (source[:2], message.message_id)
-        if message.type in (coap.ACK, coap.RST):
-            sent = self._confirmable.pop(key)
-            if sent is not None:
-                empty = aiocoap.Message(code=aiocoap.EMPTY, _mtype=aiocoap.ACK, _mid=message.message_id)
-                empty.remote = sent.message.remote
-                self._manager.dispatch_message(empty)
-                return
+        if self._acknowledged(message, source):
+            return
         if self.plain is not None:
             self.plain.receive(message, source)
-        elif message.type == coap.CON and self._errors.allow(self._loop.time()):  # a CoAP ping
+        elif message.type == coap.CON and self.may_answer(source):  # a CoAP ping
             self._transmit(coap.encode(message._replace(type=coap.RST)), source)
+
+    def _acknowledged(self, message: coap.Message, source: SocketAddress) -> bool:
+        """Whether this acknowledges (or resets) a confirmable message of ours, which is then not sent again."""
+        if message.type not in (coap.ACK, coap.RST):
+            return False
+        sent = self._confirmable.pop((source[:2], message.message_id))
+        if sent is None:
+            return False
+        empty = aiocoap.Message(code=aiocoap.EMPTY, _mtype=aiocoap.ACK, _mid=message.message_id)
+        empty.remote = sent.message.remote
+        self._manager.dispatch_message(empty)
+        return True
+
+    def _is_ours(self, message: coap.Message, source: SocketAddress) -> bool:
+        """Whether this acknowledges a confirmable message that the group's layers sent."""
+        key = (source[:2], message.message_id)
+        return message.type == coap.ACK and self._confirmable.get(key, self._loop.time()) is not None
 
     # ---- requests
 
@@ -280,6 +309,7 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
         decrypted = decrypt_request(self._groups.registry, message, destination, now)
         mode = self._groups.verification(decrypted)
         if mode is Verification.DEFER and self._deferred.full:
+            self._counters.reached(Limit.DEFERRED)
             mode = Verification.ALWAYS
         if mode is Verification.ALWAYS and decrypted.public_key is None:
             self._look_up(decrypted, received, self._verify_request)
@@ -287,7 +317,7 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
             self._verify_request(decrypted, None, received)
         else:
             verified = decrypted.waive_signature(deferred=mode is Verification.DEFER)
-            outcome = self._groups.admit(verified, decrypted, self._loop.time())
+            outcome = self._admit(verified, decrypted, received)
             if mode is Verification.DEFER:
                 self._deferred.submit(decrypted)  # before anything else can go wrong: the window has moved
             self._admitted(outcome, received)
@@ -315,18 +345,33 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
             except Exception:
                 log.exception("a message from %s was not processed", received[2][0])
 
-        self._lookups.request(decrypted.context, decrypted.sender_id, self._loop.time(), resume)
+        host, now = received[2][0], self._loop.time()
+        self._lookups.request(decrypted.context, decrypted.sender_id, host, now, resume)
 
     def _verify_request(self, decrypted: DecryptedRequest, key: PublicKey | None, received: Received) -> None:
-        verified = decrypted.check_signature(key)
-        self._admitted(self._groups.admit(verified, decrypted, self._loop.time()), received)
+        self._admitted(self._admit(decrypted.check_signature(key), decrypted, received), received)
+
+    def _admit(
+        self, verified: AuthenticRequest | GroupRequest, request: DecryptedRequest, received: Received
+    ) -> DeliveredRequest | ChallengedRequest:
+        """Only if it can be served: what is refused before the window has moved may come again."""
+        peer = (request.context.group, request.sender_id)
+        limit = self._manager.requests.reached(peer)
+        if limit is None and received[3] is not None:
+            limit = self._waiting.reached(peer)
+        if limit is not None:
+            raise Busy(limit)
+        return self._groups.admit(verified, request, self._loop.time())
 
     def _admitted(self, outcome: DeliveredRequest | ChallengedRequest, received: Received) -> None:
         message, datagram, source, _ = received
         now = self._loop.time()
         if message.type == coap.CON:
-            self._confirmed.put((source[:2], message.message_id), _Confirmed(datagram), now)
-        incoming = Incoming(outcome.group, outcome.exchange, self._release_time(outcome.exchange.by_multicast))
+            peer, key = (outcome.group, outcome.sender_id), (source[:2], message.message_id)
+            self._confirmed.put_for(peer, key, _Confirmed(_digest(datagram)), now)
+        by_multicast = outcome.exchange.by_multicast
+        final_block = None if by_multicast else message.option(coap.BLOCK1)
+        incoming = Incoming(outcome.group, outcome.exchange, self._release_time(by_multicast), final_block)
         if isinstance(outcome, ChallengedRequest):
             self._challenge(outcome, incoming, message, source)
             return
@@ -347,7 +392,8 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
             incoming=incoming,
             locally_multicast=outcome.exchange.by_multicast,
         )
-        _check_inner_block(outcome.message, outcome.exchange.by_multicast)
+        if outcome.exchange.by_multicast:
+            _check_inner_block(outcome.message)
         request = from_core(_without_stray_observe(outcome.message), remote)
         self._counters.delivered_requests += 1
         self._manager.dispatch_message(request)
@@ -360,16 +406,15 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
     def _challenge(
         self, challenged: ChallengedRequest, incoming: Incoming, request: coap.Message, source: SocketAddress
     ) -> None:
-        """Answer with 4.03 and Repeat (Appendix D.3), whatever No-Response says; not too often."""
-        if not self._challenges.allow(self._loop.time()):
-            raise Rejected(Reason.BUSY, "too many challenges")
+        """Answer with 4.03 and Repeat (Appendix D.3), whatever No-Response says."""
         answer = challenge_message(request, challenged.repeat)
         if request.type == coap.CON:
             answer = answer._replace(type=coap.ACK, message_id=request.message_id)
         else:
             answer = answer._replace(message_id=self._manager.next_message_id())
         self._counters.challenges_sent += 1
-        self._at(incoming.release_at, lambda: self._respond(answer, incoming, source))
+        peer = (challenged.group, challenged.sender_id)
+        self._later(incoming.release_at, peer, lambda: self._respond(answer, incoming, source))
 
     # ---- responses
 
@@ -378,11 +423,38 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
         outgoing = self._outgoing.get(message.token)
         if outgoing is None:
             raise Rejected(Reason.UNKNOWN_EXCHANGE)
+        if is_piece(message.option(coap.BLOCK2)):
+            whole = self._outer_answer(outgoing, message, received[2])
+            if whole is None:
+                return
+            message = whole
+            received = (whole, *received[1:])
         decrypted = self._decrypt_response(outgoing, message)
         if decrypted.public_key is None:
             self._look_up(decrypted, received, self._verify_response)
         else:
             self._verify_response(decrypted, None, received)
+
+    def _outer_answer(self, outgoing: _Outgoing, piece: coap.Message, source: SocketAddress) -> coap.Message | None:
+        """A proxy has cut the answer into pieces: the whole, or None if more are asked for. Of an answer to the
+        group it could not be told whose the next piece is. Nothing of a piece is authentic, so only where the
+        request went is asked again: anywhere else somebody could have us send it to anybody."""
+        if outgoing.to_one is None:
+            raise Rejected(Reason.MALFORMED, "a piece of an answer to a group request")
+        protected, asked_at = outgoing.to_one
+        if source[:2] != asked_at[:2]:
+            raise Rejected(Reason.UNKNOWN_EXCHANGE, "a piece of an answer from where it was not asked for")
+        if outgoing.assembly is None:
+            outgoing.assembly = AnswerAssembly(self._groups.policy(outgoing.group).max_unfragmented_size)
+        whole = outgoing.assembly.feed(piece)
+        if isinstance(whole, coap.Message):
+            return whole
+        if piece.type == coap.ACK:
+            self._acknowledged(piece, source)
+        options = with_option(protected.options, coap.BLOCK2, whole)
+        ask = protected._replace(type=coap.NON, message_id=self._manager.next_message_id(), options=options)
+        self._transmit(coap.encode(ask), source)
+        return None
 
     def _decrypt_response(self, outgoing: _Outgoing, message: coap.Message) -> DecryptedResponse:
         """Under the request sent last with this token, or else under the one it refreshed."""
@@ -399,8 +471,11 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
         if message.type == coap.ACK:  # the response itself acknowledges our request
             self._confirmable.pop((source[:2], message.message_id))
         if message.type == coap.CON:
-            known = _Confirmed(datagram)
-            self._confirmed.put((source[:2], message.message_id), known, self._loop.time())
+            peer, message_key = (delivered.group, delivered.sender_id), (source[:2], message.message_id)
+            self._confirmed.put_for(peer, message_key, _Confirmed(_digest(datagram)), self._loop.time())
+        outgoing = self._outgoing.get(message.token)
+        if outgoing is not None:
+            outgoing.assembly = None  # what a proxy may cost is counted from one authentic answer to the next
         self._answered(delivered, source)
 
     def _answered(self, delivered: DeliveredResponse, source: SocketAddress) -> None:
@@ -429,12 +504,15 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
         message, _, source, destination = received
         self._dropped(rejection, source)
         plain = rejection.reason is Reason.NOT_PROTECTED
-        if destination is not None or not coap.is_request(message.code):
+        if destination is not None:
+            return
+        if not coap.is_request(message.code):
+            self._refused_response(rejection, message, source)
             return
         if message.type != coap.CON and not (plain and message.type == coap.NON):
             return
         error = _ERRORS.get(rejection.reason)
-        if error is None or not self._errors.allow(self._loop.time()):
+        if error is None or not self.may_answer(source):
             return
         code, text = error
         options: coap.Options = ((coap.MAX_AGE, b""),) if code == coap.SERVICE_UNAVAILABLE else ()
@@ -443,6 +521,24 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
         message_id = message.message_id if confirmable else self._manager.next_message_id()
         self._counters.errors_sent += 1
         self._transmit(coap.encode(coap.Message(kind, code, message_id, message.token, options, text)), source)
+
+    def _refused_response(self, rejection: Rejected, message: coap.Message, source: SocketAddress) -> None:
+        """What the message layer needs all the same, or one side would retransmit in vain for minutes and the
+        messages behind wait. An answer that is refused acknowledges what it names like an empty ACK, which can be
+        forged as easily. A notification that was overtaken is acknowledged."""
+        overtaken = rejection.reason is Reason.NOTIFICATION_ORDER
+        if message.type == coap.ACK:
+            self._acknowledged(message, source)
+        elif message.type == coap.CON and overtaken and self.may_answer(source):
+            empty = coap.Message(coap.ACK, coap.EMPTY, message.message_id, b"", (), b"")
+            self._transmit(coap.encode(empty), source)
+
+    def may_answer(self, source: SocketAddress) -> bool:
+        """Whether something unprotected may be sent now to whoever this is."""
+        limit = self._errors.reached(source[0], self._loop.time())
+        if limit is not None:
+            self._counters.reached(limit)
+        return limit is None
 
     # ---- from aiocoap's message layer
 
@@ -456,6 +552,8 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
             if before is not None and before.message is message:  # a retransmission repeats the same bytes
                 self._transmit(before.datagram, remote.address)
                 return
+            if self._manager.sends_again(message):
+                return  # its bytes had to make room, and no others may be sent in their place
         if message.code.is_request():
             self._send_request(message, remote)
         elif message.code.is_response():
@@ -470,23 +568,45 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
         if context.sender is None:
             raise MisuseError(f"a pure listener cannot send to group {remote.group!r}")
         outgoing = self._outgoing.get(message.token)
-        if outgoing is None and len(self._outgoing) >= MAX_OUTGOING:
+        if outgoing is None and len(self._outgoing) >= self._limits.outgoing:
+            self._counters.reached(Limit.OUTGOING)
             raise MisuseError("too many group requests are waiting for answers")
         protected, exchange = protect_request(context, context.sender, to_core(message))
         datagram = coap.encode(protected)
-        if outgoing is None:
-            self._outgoing[message.token] = _Outgoing(remote.group, [exchange])
-        else:
+        if outgoing is not None:
             exchange.follow(outgoing.exchanges[-1])
             outgoing.exchanges = [*outgoing.exchanges, exchange][-KEPT_EXCHANGES:]
+        elif self._manager.awaited(message):  # not so the end of an observation
+            to_one = None if remote.is_multicast else (protected, remote.address)
+            self._outgoing[message.token] = _Outgoing(remote.group, [exchange], to_one)
         self._remember(message, datagram)
+        if remote.awaited is not None:
+            kid, partial_iv, gid = exchange.ids
+            sent, deadline, roster = remote.awaited
+            self._groups.pending.sent(
+                PendingRequest(message.token, remote.group, gid, kid, partial_iv, sent, deadline, roster)
+            )
         self._network.send(datagram, remote.address)
+
+    def resume(self, request: PendingRequest) -> None:
+        """Take answers to a request that a process before this one has sent. `Rejected` if its context is gone."""
+        context = self._groups.registry.current(request.group, request.gid)
+        sender = context.sender
+        if sender is None or sender.sender_id != request.own_id:
+            raise Rejected(Reason.UNKNOWN_EXCHANGE)
+        ids = (request.own_id, request.partial_iv, request.gid)
+        nonce = context.common.nonce(request.own_id, request.partial_iv)
+        bind = sender.bind
+        exchange = outgoing_exchange(context, ids, bind(request.partial_iv), nonce, False)
+        exchange.resume(request.answered)
+        self._outgoing[request.token] = _Outgoing(request.group, [exchange])
 
     def _remember(self, message: aiocoap.Message, datagram: bytes) -> None:
         """Keep a confirmable message's bytes for its retransmissions, and for who is meant by an empty ACK."""
         if message.mtype is aiocoap.CON:
             key = (message.remote.address[:2], message.mid)
-            self._confirmable.put(key, _Confirmable(message, datagram), self._loop.time())
+            kept = _Confirmable(message, datagram)
+            self._confirmable.put_for(message.remote.peer, key, kept, self._loop.time())
 
     def _send_response(self, message: aiocoap.Message, remote: GroupRemote) -> None:
         incoming = remote.incoming
@@ -499,7 +619,7 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
             if datagram is not None:
                 self._remember(message, datagram)
 
-        self._at(incoming.release_at, respond)
+        self._later(incoming.release_at, remote.peer, respond)
 
     def _respond(self, message: coap.Message, incoming: Incoming, destination: SocketAddress) -> bytes | None:
         """Protect a response under the group's present Sender Context, at the moment it leaves. Returns the
@@ -508,7 +628,11 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
             sender = self._groups.current(incoming.group).sender
             if sender is None:
                 raise MisuseError("a pure listener cannot respond")
-            datagram = coap.encode(protect_response(sender, incoming.exchange, message))
+            protected = protect_response(sender, incoming.exchange, message)
+            if incoming.final_block is not None:  # a proxy has cut the request into pieces: this answers the last
+                options = with_option(protected.options, coap.BLOCK1, incoming.final_block)
+                protected = protected._replace(options=options)
+            datagram = coap.encode(protected)
         except GroupcoapError as error:
             log.error("group %s: response not sent: %s", incoming.group, error)
             return None
@@ -533,21 +657,28 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
         except NetworkFault as error:
             log.warning("not sent: %s", error)
 
-    def _at(self, when: float, act: Callable[[], object]) -> None:
-        """Do this at that time, or now if it has come; never after `shutdown`."""
+    def _later(self, when: float, peer: Hashable, act: Callable[[], object]) -> None:
+        """Do this for a peer at that time, or now if it has come; not if too much waits, nor after `shutdown`."""
         if when <= self._loop.time():
             act()
+            return
+        limit = self._waiting.reached(peer)
+        if limit is not None:
+            self._counters.reached(limit)
             return
 
         def fire() -> None:
             self._timers.discard(timer)
+            self._waiting.give_back(peer)
             act()
 
+        self._waiting.take(peer)
         timer = self._loop.call_at(when, fire)
         self._timers.add(timer)
 
     def forget(self, token: bytes) -> None:
         """No more responses are awaited for this token."""
+        self._groups.pending.ended(token)
         self._outgoing.pop(token, None)
         self._groups.retire()
 

@@ -6,41 +6,36 @@ tests/endpoint/test_aiocoap_internals.py; aiocoap is pinned to releases that pas
 
 from __future__ import annotations
 
-import asyncio
 import functools
 from collections.abc import Callable
 from typing import Any
 
 from aiocoap import Context, Message
-from aiocoap.messagemanager import MessageManager
 from aiocoap.pipe import Pipe
-from aiocoap.tokenmanager import TokenManager
 
-from ..errors import MisuseError
-from .etags import BlockEtags
+from ..errors import Busy, Limit, MisuseError
+from .limits import Limits, Places, Reached
 from .remote import GroupRemote
+from .serving import BoundedMessageManager, BoundedTokenManager, Key
 
 OBSERVE_REGISTER = 0
 
 
-class GroupMessageManager(MessageManager):  # type: ignore[misc]
+class GroupMessageManager(BoundedMessageManager):
     """The message layer. Duplicates are known below it (by sequence number, or byte by byte for confirmable
     messages), so its own detection, which takes more than 265 messages a second for duplicates, is off."""
 
-    def __init__(self, token_manager: TokenManager, can_respond: Callable[[str], bool]) -> None:
-        super().__init__(token_manager)
+    def __init__(self, tokens: GroupTokenManager, can_respond: Callable[[str], bool]) -> None:
+        super().__init__(tokens)
         self._can_respond = can_respond
-        self._etags = BlockEtags()
 
     def _deduplicate_message(self, message: Message) -> bool:
         return False
 
     def send_message(self, message: Message, messageerror_monitor: Callable[[], None]) -> Any:
-        if message.code.is_response():
-            self._etags.complete(message, self.loop.time())
-            if not self._wanted(message):
-                # The base class drops what No-Response excludes, and acknowledges the request if it must be.
-                message.opt.no_response = 1 << message.code.class_ - 1
+        if message.code.is_response() and not self._wanted(message):
+            # The base class drops what No-Response excludes, and acknowledges the request if it must be.
+            message.opt.no_response = 1 << message.code.class_ - 1
         return super().send_message(message, messageerror_monitor)
 
     def _wanted(self, message: Message) -> bool:
@@ -58,12 +53,31 @@ class GroupMessageManager(MessageManager):  # type: ignore[misc]
         by_multicast = remote.incoming is not None and remote.incoming.exchange.by_multicast
         return message.code.is_successful() or not by_multicast
 
+    def under_way(self, message: Message) -> bool:
+        """Whether a confirmable message is not acknowledged yet, or waits for an earlier one to be."""
+        waiting = self._backlogs.get(message.remote, ())
+        return (message.remote, message.mid) in self._active_exchanges or any(m is message for m, _ in waiting)
+
+    def sends_again(self, message: Message) -> bool:
+        """Whether this confirmable message, which is being sent right now, has been sent before: the base class
+        takes it out of its table to send it again."""
+        return (message.remote, message.mid) not in self._active_exchanges
+
+    def awaited(self, request: Message) -> bool:
+        """Whether somebody waits for answers to this request."""
+        key = (request.token, None if request.remote.is_multicast else request.remote)
+        return key in self.token_manager.outgoing_requests
+
     def abandon(self, message: Message) -> None:
-        """Stop retransmitting a confirmable message: nobody waits for its answer any more."""
+        """Do not send a confirmable message any more, be it once again or for the first time: nobody waits for its
+        answer."""
         pending = self._active_exchanges.pop((message.remote, message.mid), None)
         if pending is not None:
             pending[1].cancel()
             self._continue_backlog(message.remote)
+        elif message.remote in self._backlogs:
+            waiting = self._backlogs[message.remote]
+            waiting[:] = [entry for entry in waiting if entry[0] is not message]
 
     def next_message_id(self) -> int:
         """A Message ID for a message that bypasses this layer."""
@@ -83,14 +97,26 @@ def ends_observation(response: Message) -> bool:
     return not response.code.is_successful() or (response.opt.observe is None and number is None)
 
 
-class GroupTokenManager(TokenManager):  # type: ignore[misc]
+def _refuse(limit: Limit) -> None:
+    raise Busy(limit)
+
+
+class GroupTokenManager(BoundedTokenManager):
     """The token layer: one token collects responses from many, and observations at this listener expire if they
     are not refreshed."""
 
-    def __init__(self, context: Context, forget: Callable[[bytes], None], observation_lifetime: float) -> None:
-        super().__init__(context)
+    def __init__(
+        self,
+        context: Context,
+        limits: Limits,
+        reached: Reached,
+        forget: Callable[[bytes], None],
+        observation_lifetime: float,
+    ) -> None:
+        super().__init__(context, limits, reached, _refuse)
         self._forget = forget
         self._observation_lifetime = observation_lifetime
+        self._observations = Places(limits, Limit.OBSERVATIONS, Limit.OBSERVATIONS_PER_PEER)
 
     def request(self, pipe: Pipe) -> None:
         """Send the pipe's request; every response to its token becomes an event of the pipe. A group request ends
@@ -108,6 +134,18 @@ class GroupTokenManager(TokenManager):  # type: ignore[misc]
         except Exception as problem:  # whatever it is belongs to who asked for the request
             pipe.add_exception(problem)
 
+    def resume(self, pipe: Pipe, token: bytes) -> None:
+        """Take responses to a group request that a process before this one has sent, as events of this pipe."""
+        self.outgoing_requests[token, None] = pipe
+        pipe.on_interest_end(functools.partial(self._end_request, (token, None)))
+
+    def next_token(self) -> bytes:
+        """One that no request of this endpoint waits under, be it of a process before."""
+        token: bytes = super().next_token()
+        while (token, None) in self.outgoing_requests:
+            token = super().next_token()
+        return token
+
     def _end_request(self, key: tuple[bytes, GroupRemote | None]) -> None:
         if self.outgoing_requests is not None:
             self.outgoing_requests.pop(key, None)
@@ -121,21 +159,24 @@ class GroupTokenManager(TokenManager):  # type: ignore[misc]
                 return True
         return False
 
-    def process_request(self, request: Message) -> None:
-        super().process_request(request)
+    def _serve(self, request: Message) -> None:
         key = (request.token, request.remote)
-        entry = self.incoming_requests.get(key)
-        if entry is not None and request.opt.observe == OBSERVE_REGISTER:
-            asyncio.get_running_loop().call_later(self._observation_lifetime, self._expire_observation, key, entry)
+        if request.opt.observe == OBSERVE_REGISTER and key not in self.incoming_requests:
+            limit = self._observations.reached(request.remote.peer)
+            if limit is not None:
+                request.opt.observe = None  # served once, which RFC 7641 §4.1 allows
+                self.reached(limit)
+        super()._serve(request)
+        if request.opt.observe == OBSERVE_REGISTER:
+            self._expire_later(key)
 
-    def _expire_observation(self, key: tuple[bytes, GroupRemote], entry: tuple[Pipe, Any]) -> None:
-        if self.incoming_requests is not None and self.incoming_requests.get(key) is entry:
-            self.end_incoming(key)
+    def _places(self, request: Message) -> Places:
+        return self._observations if request.opt.observe == OBSERVE_REGISTER else self.requests
 
-    def end_incoming(self, key: tuple[bytes, GroupRemote]) -> None:
-        """Stop serving this request: nothing more is sent to it."""
-        _, stop = self.incoming_requests.pop(key)
-        stop()
+    def _expire_later(self, key: Key) -> None:
+        entry = self.incoming_requests[key]
+        timer = self.loop.call_later(self._observation_lifetime, self.end_incoming, key)
+        entry[0].on_interest_end(timer.cancel)
 
     def end_incoming_of(self, group: str, endpoint_ids: frozenset[bytes] | None = None) -> None:
         """Stop serving all requests of these members of a group, who have left; or of all members."""

@@ -1,23 +1,20 @@
 """Asynchronous, bounded look-ups of credentials (multicast-oscore-04 §7, step 3).
 
 Only messages that AEAD has passed ask for one. Who asks again and again for somebody unknown waits longer each
-time."""
+time; who invents one Endpoint ID after another uses up the rate of its own host first."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 
 from ..core.contexts import SecurityContext
 from ..cose.keys import PublicKey
-from ..errors import EnvironmentFault, MisuseError, Reason, Rejected
+from ..errors import Busy, EnvironmentFault, Limit, MisuseError, Reason, Rejected
 from ..membership import MembershipSource
-from .limits import RecentTable
+from .limits import Limits, PeerRates, RecentTable
+from .sparing import sparing_logger
 
-MAX_LOOKUPS = 64
-MAX_WAITING = 8
-"""Messages of one sender that may wait for its credential."""
 TIMEOUT = 10.0
 FIRST_BACKOFF = 2.0
 MAX_BACKOFF = 300.0
@@ -25,34 +22,41 @@ MAX_BACKOFF = 300.0
 Key = tuple[str, bytes, bytes]
 Resume = Callable[[PublicKey | None], None]
 
-log = logging.getLogger("groupcoap.lookups")
+log = sparing_logger("groupcoap.lookups")
 
 
 class CredentialLookups:
     """Look-ups under way, and who was not found of late."""
 
-    def __init__(self, source: MembershipSource, learn: Callable[[str, bytes, bytes, PublicKey], None]) -> None:
+    def __init__(
+        self, source: MembershipSource, learn: Callable[[str, bytes, bytes, PublicKey], None], limits: Limits
+    ) -> None:
+        self._limits = limits
+        self._rates = PeerRates(limits, Limit.LOOKUP_RATE, Limit.LOOKUP_RATE_PER_PEER)
         self._source = source
         self._learn = learn
         self._waiting: dict[Key, list[Resume]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._not_found: RecentTable[Key, tuple[float, float]] = RecentTable(256, MAX_BACKOFF * 2)
+        self._not_found: RecentTable[Key, tuple[float, float]] = RecentTable(limits.not_found, MAX_BACKOFF * 2)
 
-    def request(self, context: SecurityContext, endpoint_id: bytes, now: float, resume: Resume) -> None:
-        """Look up a credential and call `resume` with its key, or None. `Rejected` at once if too many are
-        under way or this one was not found a short while ago."""
+    def request(self, context: SecurityContext, endpoint_id: bytes, host: str, now: float, resume: Resume) -> None:
+        """Look up a credential, for a message that seems to come from `host`, and call `resume` with its key, or
+        None. `Rejected` at once if a limit is reached or this one was not found a short while ago."""
         key = (context.group, context.gid, endpoint_id)
         waiting = self._waiting.get(key)
         if waiting is not None:
-            if len(waiting) >= MAX_WAITING:
-                raise Rejected(Reason.BUSY, "messages waiting for a credential")
+            if len(waiting) >= self._limits.waiting_per_lookup:
+                raise Busy(Limit.WAITING_PER_LOOKUP)
             waiting.append(resume)
             return
         refused = self._not_found.get(key, now)
         if refused is not None and now < refused[0]:
             raise Rejected(Reason.NO_PUBLIC_KEY, f"{endpoint_id.hex()} was not found a short while ago")
-        if len(self._waiting) >= MAX_LOOKUPS:
-            raise Rejected(Reason.BUSY, "credential look-ups")
+        if len(self._waiting) >= self._limits.lookups:
+            raise Busy(Limit.LOOKUPS)
+        limit = self._rates.reached(host, now)
+        if limit is not None:
+            raise Busy(limit)
         self._waiting[key] = [resume]
         task = asyncio.get_running_loop().create_task(self._look_up(context, key))
         self._tasks.add(task)

@@ -8,6 +8,8 @@ datagram's checks from `core.coap`, and let out only this package's exceptions. 
 * `Options.option_list()`: all options in ascending order of number, repeated ones in their order; each has
   `number` and `encode()`;
 * `Options.add_option()`, and `OptionNumber.create_option(decode=)` as in `Options.decode`;
+* `OptionNumber` and `ContentFormat` are Enums of int whose members without a name are the bare number, which they
+  would remember in `_value2member_map_`;
 * `OptionNumber.format`: the class of an option's values, made as `StringOption(number, str)`,
   `UintOption(number, int)`.
 """
@@ -19,7 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 from aiocoap.message import Direction, Message
-from aiocoap.numbers import Code, Type
+from aiocoap.numbers import Code, ContentFormat, Type
 from aiocoap.numbers.optionnumbers import OptionNumber
 from aiocoap.optiontypes import ContentFormatOption, StringOption, UintOption
 
@@ -38,9 +40,19 @@ def _uint(number: OptionNumber, value: bytes) -> Any:
 
 
 def _content_format(number: OptionNumber, value: bytes) -> Any:
-    if len(value) > 2:  # RFC 7252 Table 4; and aiocoap remembers every number it has seen for ever
+    if len(value) > 2:  # RFC 7252 Table 4
         raise ValueError("a Content-Format has at most 2 bytes")
-    return number.create_option(decode=value)
+    return ContentFormatOption(number, _number(ContentFormat, int.from_bytes(value, "big")))
+
+
+def _number(kind: Any, value: int) -> Any:
+    """The number as a member of aiocoap's Enum. Made by calling that, one without a name would be remembered for
+    ever: peers could fill tens of megabytes with them."""
+    known = kind._value2member_map_.get(value)
+    if known is None:
+        known = int.__new__(kind, value)
+        known._value_ = value
+    return known
 
 
 def _any(number: OptionNumber, value: bytes) -> Any:
@@ -91,7 +103,7 @@ def from_core(message: coap.Message, remote: Any) -> Message:
         for number, value in options:
             known = _KNOWN.get(number)
             if known is None:
-                add(OptionNumber(number).create_option(decode=value))
+                add(_number(OptionNumber, number).create_option(decode=value))
             else:
                 add(known[1](known[0], value))
     except ValueError as error:  # UnicodeDecodeError is one

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final
@@ -13,15 +11,15 @@ from typing import Final
 import aiocoap
 
 from ..core.synchronization import Method
-from ..errors import GroupcoapError, MisuseError, NetworkFault
+from ..errors import Limit, MisuseError, Rejected
+from ..files.pending import PendingRequest
 from ..membership import GroupAddress
-from .conversation import Conversation
+from .conversation import Conversation, Route
 from .endpoint import OBSERVATION_LIFETIME, Endpoint
 from .layers import ends_observation
 from .network import SocketAddress
-from .remote import GroupRemote, Provenance
-
-log = logging.getLogger("groupcoap.multicaster")
+from .proxy import Proxy, forwarding
+from .remote import Awaited, GroupRemote, Provenance
 
 DEFAULT_TIMEOUT = 7.0
 """Seconds to wait for answers: the default Leisure of listeners and a bit."""
@@ -31,8 +29,6 @@ LINGER = 10.0
 
 MAX_EXTENSION = 20
 """An answer that comes in pieces may take so many times the timeout in all."""
-NO_RESPONSE_AT_ALL = 2 | 8 | 16
-"""No-Response (RFC 7967): not interested in responses of any class."""
 
 
 class _Known:
@@ -63,12 +59,15 @@ class Answer:
 
 
 class Multicaster:
-    """Sends requests to a group, at one of its multicast addresses (the first, if none is named).
+    """Sends requests to a group, at one of its multicast addresses (the first, if none is named), directly or
+    through a forward proxy.
 
     `MisuseError` if this endpoint is a pure listener there, or not in the group, or the address is not the
     group's."""
 
-    def __init__(self, endpoint: Endpoint, group: str, address: GroupAddress | None = None) -> None:
+    def __init__(
+        self, endpoint: Endpoint, group: str, address: GroupAddress | None = None, proxy: Proxy | None = None
+    ) -> None:
         configuration = endpoint.groups.configuration(group)
         if endpoint.groups.current(group).sender is None:
             raise MisuseError(f"a pure listener cannot send to group {group!r}")
@@ -77,7 +76,17 @@ class Multicaster:
         self.endpoint = endpoint
         self.group = group
         self.address = address or configuration.addresses[0]
-        endpoint.network.open_unicast(self.address.host.version)
+        self.proxy = proxy
+        endpoint.network.open_unicast((self.address if proxy is None else proxy).host.version)
+
+    @property
+    def route(self) -> Route:
+        """Where requests go. Asked each time: an interface that was made anew has another index."""
+        socket_address = self.endpoint.network.socket_address
+        host, port = self.address.host, self.address.port
+        if self.proxy is None:
+            return Route(socket_address(host, port))
+        return Route(socket_address(self.proxy.host, self.proxy.port), forwarding(host, port), self.proxy)
 
     @property
     def listeners(self) -> frozenset[bytes]:
@@ -99,7 +108,26 @@ class Multicaster:
         `SequenceNumbersExhausted` if it cannot be sent."""
         if message.opt.observe is not None:
             raise MisuseError("use observe() for a request with Observe")
+        self.endpoint.groups.look_for_renewal()
         return Collection(self, message, timeout, self.expected(roster))
+
+    def left_over(self) -> list[Collection]:
+        """Collections of the requests that a process before this one has sent and not given up: answers that come
+        from now on are taken, if they reach this endpoint (`NetworkOptions.port`). To be called once, at the start.
+
+        A listener that challenges is synchronized, but the request is not repeated to it."""
+        pending = self.endpoint.groups.pending
+        found = [request for request in pending.left_over.values() if request.group == self.group]
+        collections = []
+        for request in found:
+            del pending.left_over[request.token]
+            try:
+                self.endpoint.interface.resume(request)
+            except Rejected:  # renewed meanwhile: nobody could verify its answers
+                pending.ended(request.token)
+                continue
+            collections.append(Collection(self, None, request.deadline - request.sent, request.roster, request))
+        return collections
 
     def observe(
         self,
@@ -110,6 +138,7 @@ class Multicaster:
     ) -> Observation:
         """Observe a resource at every listener. Registers again every `refresh` seconds, since listeners forget
         who does not; raises as `request` does."""
+        self.endpoint.groups.look_for_renewal()
         return Observation(self, message, refresh, timeout)
 
     def expected(self, roster: Roster) -> frozenset[bytes]:
@@ -142,7 +171,12 @@ class Collection:
     completed. A listener that challenges gets the request again by itself and its time anew."""
 
     def __init__(
-        self, multicaster: Multicaster, message: aiocoap.Message, timeout: float, roster: frozenset[bytes]
+        self,
+        multicaster: Multicaster,
+        message: aiocoap.Message | None,
+        timeout: float,
+        roster: frozenset[bytes],
+        left_over: PendingRequest | None = None,
     ) -> None:
         if timeout <= 0:
             raise MisuseError("a timeout is a positive number of seconds")
@@ -153,13 +187,20 @@ class Collection:
         self._queue: asyncio.Queue[Answer | None] = asyncio.Queue()
         self._extended: dict[bytes, float] = {}
         self._loop = asyncio.get_running_loop()
-        self._sent = self._loop.time()
+        self._sent = self._loop.time() if left_over is None else left_over.sent
         self._deadline = self._sent + timeout
+        self._before = frozenset[bytes]() if left_over is None else frozenset(left_over.answered)
         self._closed = False
         endpoint = multicaster.endpoint
-        address = endpoint.network.socket_address(multicaster.address.host, multicaster.address.port)
         self._conversation = Conversation(
-            endpoint, multicaster.group, address, message, self._delivered, self._extend
+            endpoint,
+            multicaster.group,
+            multicaster.route,
+            message or aiocoap.Message(code=aiocoap.GET),
+            self._delivered,
+            self._extend,
+            awaited=Awaited(self._sent, self._deadline, roster),
+            resumed=None if left_over is None else left_over.token,
         )
         # Whoever stops iterating halfway must not keep the exchange open for ever.
         self._reaper = self._loop.call_at(self._deadline, self._reap)
@@ -167,13 +208,13 @@ class Collection:
 
     @property
     def answered(self) -> frozenset[bytes]:
-        """Endpoint IDs that have answered."""
-        return frozenset(self._answers)
+        """Endpoint IDs that have answered, before a restart too (see `Multicaster.left_over`)."""
+        return self._before | self._answers.keys()
 
     @property
     def missing(self) -> frozenset[bytes]:
         """Endpoint IDs of the roster that have not answered (yet)."""
-        return self.roster - self._answers.keys()
+        return self.roster - self.answered
 
     @property
     def problems(self) -> dict[bytes, str]:
@@ -184,6 +225,8 @@ class Collection:
         answer = self._multicaster.answer(response, self._sent)
         if answer.endpoint_id in self._answers:
             return  # the answer to an echo, after one to the group request itself
+        # Not before: a challenge or the first block of an answer is not yet one.
+        self._multicaster.endpoint.groups.pending.answered(self._conversation.token, answer.endpoint_id)
         self._answers[answer.endpoint_id] = answer
         self._extended.pop(answer.endpoint_id, None)
         self._queue.put_nowait(answer)
@@ -192,7 +235,8 @@ class Collection:
         if endpoint_id not in self._answers:
             latest = self._sent + MAX_EXTENSION * self._timeout
             self._extended[endpoint_id] = min(self._loop.time() + self._timeout, latest)
-        self._queue.put_nowait(None)  # look at the deadlines again
+        if self._queue.empty():
+            self._queue.put_nowait(None)  # look at the deadlines again
 
     @property
     def _remaining(self) -> float:
@@ -247,24 +291,22 @@ class Collection:
         self.close()
 
 
-MAX_UNREAD = 64
-"""Notifications of one listener that wait to be read; then the oldest is dropped."""
-
-
 class Stream:
     """The notifications of one listener: an asynchronous iterator that ends when the listener ends its observation
     (an error, or an answer without Observe) or the whole is ended."""
 
-    def __init__(self, endpoint_id: bytes) -> None:
+    def __init__(self, endpoint: Endpoint, endpoint_id: bytes) -> None:
         self.endpoint_id = endpoint_id
         self.ended = False
         self.latest: Answer | None = None
-        self._queue: asyncio.Queue[Answer | None] = asyncio.Queue(MAX_UNREAD)
+        self._reached = endpoint.counters.reached
+        self._queue: asyncio.Queue[Answer | None] = asyncio.Queue(endpoint.limits.unread)
 
     def _put(self, answer: Answer) -> None:
         self.latest = answer
         if self._queue.full():
             self._queue.get_nowait()  # observing is about the present state: the oldest goes
+            self._reached(Limit.UNREAD)
         self._queue.put_nowait(answer)
 
     def _end(self) -> None:
@@ -298,13 +340,12 @@ class Observation:
         self._multicaster = multicaster
         self.streams: dict[bytes, Stream] = {}
         """Endpoint ID → its notifications; a listener appears with its first answer."""
-        self._all = Stream(b"")
+        endpoint = multicaster.endpoint
+        self._all = Stream(endpoint, b"")
         self._loop = asyncio.get_running_loop()
         self._sent = self._loop.time()
-        endpoint = multicaster.endpoint
-        address = endpoint.network.socket_address(multicaster.address.host, multicaster.address.port)
         self._conversation = Conversation(
-            endpoint, multicaster.group, address, message.copy(observe=0), self._delivered, lambda _: None
+            endpoint, multicaster.group, multicaster.route, message.copy(observe=0), self._delivered, lambda _: None
         )
         self._refresh = refresh
         self._refresher = self._loop.call_later(refresh, self._register_again)
@@ -315,7 +356,8 @@ class Observation:
         answer = self._multicaster.answer(response, self._sent)
         stream = self.streams.get(answer.endpoint_id)
         if stream is None or stream.ended:
-            stream = self.streams[answer.endpoint_id] = Stream(answer.endpoint_id)
+            stream = Stream(self._multicaster.endpoint, answer.endpoint_id)
+            self.streams[answer.endpoint_id] = stream
         stream._put(answer)
         self._all._put(answer)
         if ends_observation(response):
@@ -323,12 +365,7 @@ class Observation:
 
     def _register_again(self) -> None:
         self._refresher = self._loop.call_later(self._refresh, self._register_again)
-        self._conversation.renew_echoes()
-        for leg in self._conversation.legs:
-            try:
-                leg.repeat()
-            except GroupcoapError as error:  # the network may be back the next time
-                log.warning("observation not refreshed: %s", error)
+        self._conversation.refresh()
 
     def _member_left(self, group: str, endpoint_ids: frozenset[bytes]) -> None:
         for endpoint_id in endpoint_ids if group == self._multicaster.group else ():
@@ -352,9 +389,7 @@ class Observation:
         """Tell the listeners to stop (Observe 1, same token), and end all streams."""
         if self._all.ended:
             return
-        for leg in self._conversation.legs:
-            with suppress(NetworkFault):  # then they expire
-                leg.repeat(observe=1, no_response=NO_RESPONSE_AT_ALL)
+        self._conversation.end_observation()
         await asyncio.sleep(0)
         self._stop()
 

@@ -14,11 +14,16 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from time import monotonic
 
-from ..errors import NetworkFault
+from ..errors import Limit, NetworkFault
 from ..membership import COAP_PORT, GroupAddress
+from .fairness import FairQueue
+from .limits import DEFAULT_LIMITS, Limits, Reached, uncounted
+from .packet_filter import kernel_drops, let_group_requests_pass
 
 Address = IPv4Address | IPv6Address
 SocketAddress = tuple[str, int] | tuple[str, int, int, int]
@@ -29,11 +34,13 @@ _IP_MULTICAST_ALL = 49  # linux/in.h; a socket gets only what it joined itself
 _IPV6_MULTICAST_ALL = 29  # linux/in6.h
 _SIOCGIFADDR = 0x8915
 _SIOCGIFFLAGS = 0x8913
-_IFF_LOOPBACK = 0x8
-_BATCH = 64  # datagrams read before other events get their turn
+# Seconds before other sockets and timers get their turn. Reading goes first: what is lost in the kernel may be a
+# member's, what is given up after reading is the flooder's.
+_READING = 0.008
+_PROCESSING = 0.002
 _MAX_DATAGRAM = 65535
-_RECEIVE_BUFFER = 1 << 20  # asked for; the kernel may give less
-_SEND_QUEUE = 1024
+
+IFF_LOOPBACK = 0x8  # linux/if.h
 
 log = logging.getLogger("groupcoap.network")
 
@@ -44,12 +51,14 @@ class NetworkOptions:
 
     `interface`: name of the interface for multicast; None: the one that `bind` belongs to, else refused.
     `bind`: unicast address to answer from; None: the interface's own. `port`: of the unicast socket; None: any free
-    one. `hop_limit`: of multicast datagrams, 0 to 255."""
+    one. `hop_limit`: of multicast datagrams, 0 to 255. `kernel_filter`: let the kernel drop what comes by multicast
+    and cannot be a group request; without it each such drop is counted and logged with its reason."""
 
     interface: str | None = None
     bind: Address | None = None
     port: int | None = None
     hop_limit: int = 1
+    kernel_filter: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.hop_limit <= 255:
@@ -70,12 +79,17 @@ def _ipv4_of(name: str) -> IPv4Address | None:
         return None  # no IPv4 address there
 
 
+def interface_flags(name: str) -> int:
+    """The interface's flags (linux/if.h). `OSError` if it does not exist."""
+    flags: int = struct.unpack_from("H", _interface_request(name, _SIOCGIFFLAGS), 16)[0]
+    return flags
+
+
 def _is_loopback(name: str) -> bool:
     try:
-        flags = _interface_request(name, _SIOCGIFFLAGS)
+        return bool(interface_flags(name) & IFF_LOOPBACK)
     except OSError:
         return False
-    return bool(struct.unpack_from("H", flags, 16)[0] & _IFF_LOOPBACK)
 
 
 def choose_interface(options: NetworkOptions) -> str:
@@ -104,37 +118,63 @@ def interface_index(name: str) -> int:
 
 
 class Channel:
-    """A non-blocking UDP socket on the event loop. Reads in batches; a datagram that the kernel cannot take at
-    once waits in a bounded queue."""
+    """A non-blocking UDP socket on the event loop. Reads what has come, and gives it on for a short while at a
+    time, each host's in its turn; a datagram that the kernel cannot take at once waits in a bounded queue."""
 
-    def __init__(self, sock: socket.socket, destination: bytes | None, receive: Receive) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        destination: bytes | None,
+        receive: Receive,
+        limits: Limits = DEFAULT_LIMITS,
+        reached: Reached = uncounted,
+    ) -> None:
         self.socket = sock
         self._destination = destination
         self._receive = receive
+        self._reached = reached
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[tuple[bytes, SocketAddress]] = deque(maxlen=_SEND_QUEUE)
+        self._received = FairQueue(limits.receive_buffer, reached)
+        self._scheduled = False
+        self._most_waiting = limits.send_queue
+        self._waiting: deque[tuple[bytes, SocketAddress]] = deque()
         sock.setblocking(False)
         self._loop.add_reader(sock.fileno(), self._readable)
 
     def _readable(self) -> None:
-        for _ in range(_BATCH):
+        receive, put = self.socket.recvfrom, self._received.put
+        end = monotonic() + _READING
+        while monotonic() < end:
             try:
-                datagram, source = self.socket.recvfrom(_MAX_DATAGRAM)
+                put(receive(_MAX_DATAGRAM))
             except (BlockingIOError, InterruptedError):
-                return
+                break
             except OSError as error:
                 if self.socket.fileno() < 0:
                     return
                 log.debug("receiving failed: %s", error)  # an ICMP error of some earlier datagram
-                continue
+        if not self._scheduled:
+            self._process()
+
+    def _process(self) -> None:
+        """Give on what has been read; what is left, in the loop's next turn."""
+        self._scheduled = False
+        end = monotonic() + _PROCESSING
+        while self._received:
+            if monotonic() >= end:
+                self._scheduled = True
+                self._loop.call_soon(self._process)
+                return
+            datagram, source = self._received.take()
             self._receive(datagram, source, self._destination)
-            if self.socket.fileno() < 0:
-                return  # closed by what the datagram caused
 
     def send(self, datagram: bytes, destination: SocketAddress) -> None:
         """Send, or queue while the kernel is full. `NetworkFault` if the network refuses the datagram."""
         if self._waiting:
             self._waiting.append((datagram, destination))
+            if len(self._waiting) > self._most_waiting:
+                self._waiting.popleft()
+                self._reached(Limit.SEND_QUEUE)
             return
         try:
             self.socket.sendto(datagram, destination)
@@ -157,17 +197,18 @@ class Channel:
         self._loop.remove_writer(self.socket.fileno())
 
     def close(self) -> None:
+        self._received.clear()
         if self.socket.fileno() >= 0:
             self._loop.remove_reader(self.socket.fileno())
             self._loop.remove_writer(self.socket.fileno())
             self.socket.close()
 
 
-def _new_socket(version: int) -> socket.socket:
+def _new_socket(version: int, receive_buffer: int) -> socket.socket:
     family = socket.AF_INET if version == 4 else socket.AF_INET6
     sock = socket.socket(family, socket.SOCK_DGRAM)
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         if version == 4:
             sock.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
         else:
@@ -182,12 +223,21 @@ def _new_socket(version: int) -> socket.socket:
 class Network:
     """An endpoint's sockets. Made on the event loop; `close` leaves all multicast addresses."""
 
-    def __init__(self, options: NetworkOptions, receive: Receive) -> None:
+    def __init__(
+        self,
+        options: NetworkOptions,
+        receive: Receive,
+        limits: Limits = DEFAULT_LIMITS,
+        reached: Reached = uncounted,
+    ) -> None:
         self.options = options
+        self._limits = limits
+        self._reached = reached
         self.interface = choose_interface(options)
         self._receive = receive
         self._unicast: dict[int, Channel] = {}
         self._joined: dict[GroupAddress, Channel] = {}
+        self._past_drops = 0
         self._index = interface_index(self.interface)
         self._bound_index = self._index  # of the sockets whose addresses have a scope
 
@@ -198,7 +248,7 @@ class Network:
 
     def _unicast_channel(self, version: int, port: int) -> Channel:
         bind = self._bind_address(version)
-        sock = _new_socket(version)
+        sock = _new_socket(version, self._limits.receive_buffer)
         try:
             self._route_multicast(sock, version)
             if version == 4:
@@ -212,7 +262,7 @@ class Network:
         except OSError as error:
             sock.close()
             raise NetworkFault(self._bind_problem(bind, error)) from None
-        return Channel(sock, None, self._receive)
+        return Channel(sock, None, self._receive, self._limits, self._reached)
 
     def _bind_address(self, version: int) -> Address:
         bind = self.options.bind
@@ -251,10 +301,13 @@ class Network:
             self._joined[address] = self._multicast_channel(address)
 
     def _multicast_channel(self, address: GroupAddress) -> Channel:
-        sock = _new_socket(address.host.version)
+        sock = _new_socket(address.host.version, self._limits.receive_buffer)
         try:
             # Several listeners on one host share the address; each gets every datagram.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if self.options.kernel_filter:
+                with suppress(OSError):  # it only saves work
+                    let_group_requests_pass(sock)
             if address.host.version == 4:
                 sock.bind((str(address.host), address.port))
             else:
@@ -263,7 +316,7 @@ class Network:
         except OSError as error:
             sock.close()
             raise NetworkFault(f"cannot join {address} on {self.interface}: {error.strerror or error}") from None
-        return Channel(sock, address.packed, self._receive)
+        return Channel(sock, address.packed, self._receive, self._limits, self._reached)
 
     def _membership(self, sock: socket.socket, address: GroupAddress) -> None:
         """Join, if not joined already."""
@@ -283,7 +336,7 @@ class Network:
         for address in addresses:
             channel = self._joined.pop(address, None)
             if channel is not None:
-                channel.close()
+                self._close(channel)
 
     def refresh(self) -> bool:
         """Join again, and send by, an interface that went away and came back; a no-op otherwise. False while the
@@ -306,11 +359,11 @@ class Network:
         for version, channel in self._unicast.items():
             if version == 6 and self._bind_address(6).is_link_local:
                 self._unicast[version] = self._unicast_channel(version, channel.socket.getsockname()[1])
-                channel.close()
+                self._close(channel)
         for address, channel in self._joined.items():
             if address.host.version == 6:
                 self._joined[address] = self._multicast_channel(address)
-                channel.close()
+                self._close(channel)
         self._bound_index = self._index
 
     def socket_address(self, host: Address, port: int = COAP_PORT) -> SocketAddress:
@@ -341,12 +394,25 @@ class Network:
         return next(((str(a.host), a.port) for a in self._joined if a.packed == destination), ("", 0))
 
     @property
+    def kernel_drops(self) -> int:
+        """Datagrams that the kernel has dropped at our sockets: kept back by the filter, or no room."""
+        return self._past_drops + sum(kernel_drops(channel.socket) for channel in self._channels)
+
+    @property
+    def _channels(self) -> tuple[Channel, ...]:
+        return (*self._unicast.values(), *self._joined.values())
+
+    def _close(self, channel: Channel) -> None:
+        self._past_drops += kernel_drops(channel.socket)
+        channel.close()
+
+    @property
     def joined(self) -> tuple[GroupAddress, ...]:
         return tuple(self._joined)
 
     def close(self) -> None:
-        for channel in (*self._unicast.values(), *self._joined.values()):
-            channel.close()
+        for channel in self._channels:
+            self._close(channel)
         self._unicast.clear()
         self._joined.clear()
 

@@ -1,44 +1,98 @@
 """Plain CoAP and RFC 8613 beside the group, on the same unicast socket: a separate site, a separate stack.
 
-Group messages never come here, and what comes here never reaches a resource served to the group.
+Group messages never come here, and what comes here never reaches a resource served to the group. Nothing is
+authentic as far as these layers can see, so a full table gives up its oldest entry.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import aiocoap
 from aiocoap import interfaces
-from aiocoap.messagemanager import MessageManager
-from aiocoap.tokenmanager import TokenManager
 from aiocoap.util import hostportsplit
 
 from ..core import coap
-from ..errors import NetworkFault, Rejected
+from ..errors import Limit, NetworkFault
 from ..membership import COAP_PORT
-from .layers import GroupMessageManager
+from .layers import GroupMessageManager, GroupTokenManager
+from .limits import EXCHANGE_LIFETIME, PeerTable
 from .messages import from_core, to_core
 from .network import Network, SocketAddress, parse_address
 from .remote import SocketRemote
+from .serving import BoundedMessageManager, BoundedTokenManager
+from .sparing import sparing_logger
+
+MayAnswer = Callable[[SocketAddress], bool]
+"""Whether an error or a reset may be sent to this address now."""
+
+
+@dataclass(slots=True)
+class _Seen:
+    """A request that has come, and what was answered at once."""
+
+    answer: aiocoap.Message | None = None
+
+
+class PlainMessageManager(BoundedMessageManager):
+    """The message layer, with a bounded table of the requests that it knows copies by."""
+
+    def __init__(self, tokens: BoundedTokenManager) -> None:
+        super().__init__(tokens)
+        self._seen: PeerTable[tuple[SocketRemote, int], _Seen] = PeerTable(
+            tokens.limits, Limit.REMEMBERED, Limit.REMEMBERED_PER_PEER, EXCHANGE_LIFETIME, tokens.reached
+        )
+
+    def _deduplicate_message(self, message: aiocoap.Message) -> bool:
+        key, now = (message.remote, message.mid), self.loop.time()
+        seen = self._seen.get(key, now)
+        if seen is None:
+            self._seen.put_for(message.remote.peer, key, _Seen(), now)
+        elif message.mtype is aiocoap.CON and seen.answer is not None:
+            self._send_initially(seen.answer)
+        return seen is not None
+
+    def _store_response_for_duplicates(self, message: aiocoap.Message) -> None:
+        seen = self._seen.get((message.remote, message.mid), self.loop.time())
+        if seen is not None:
+            seen.answer = message
+
+
+class PlainTokenManager(BoundedTokenManager):
+    """The token layer: where too many requests are being served, the oldest ends."""
+
+    def _serve(self, request: aiocoap.Message) -> None:
+        peer = request.remote.peer
+        limit = self.requests.reached(peer)
+        if limit is not None:
+            self.reached(limit)
+            own = limit is Limit.REQUESTS_PER_PEER
+            self.end_incoming(next(key for key in self.incoming_requests if not own or key[1].peer == peer))
+        super()._serve(request)
 
 
 class PlainMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
     """aiocoap's ordinary layers over this endpoint's unicast socket. Names are not resolved: IP addresses only."""
 
-    def __init__(self, manager: MessageManager, network: Network, *, serves: bool) -> None:
+    def __init__(
+        self, manager: PlainMessageManager, network: Network, may_answer: MayAnswer, *, serves: bool
+    ) -> None:
         self._manager = manager
         self._network = network
+        self._may_answer = may_answer
         self.serves = serves
         """Whether there is a site for requests; otherwise this is a client only."""
 
     def receive(self, message: coap.Message, source: SocketAddress) -> None:
-        """A message that is not a group message has come by unicast."""
-        try:
-            self._manager.dispatch_message(
-                from_core(message, SocketRemote(source, self._network.local_of(source, None)))
-            )
-        except Rejected:
-            return  # an option that is not of its format: a malformed message is ignored (RFC 7252 §4.2)
+        """A message that is not a group message has come by unicast. `Rejected` if it is malformed."""
+        remote = SocketRemote(source, self._network.local_of(source, None))
+        self._manager.dispatch_message(from_core(message, remote))
 
     def send(self, message: aiocoap.Message) -> None:
+        error = message.mtype is aiocoap.RST or (message.code.is_response() and not message.code.is_successful())
+        if error and not self._may_answer(message.remote.address):
+            return
         try:
             self._network.send(coap.encode(to_core(message)), message.remote.address)
         except NetworkFault as problem:
@@ -67,18 +121,22 @@ class PlainMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
 
 
 def open_plain(
-    site: interfaces.Resource | None, network: Network, messages: GroupMessageManager, tokens: TokenManager
+    site: interfaces.Resource | None,
+    network: Network,
+    messages: GroupMessageManager,
+    tokens: GroupTokenManager,
+    may_answer: MayAnswer,
 ) -> tuple[aiocoap.Context, PlainMessageInterface]:
-    """An aiocoap Context for plain CoAP and RFC 8613 that shares the endpoint's unicast socket, and so that no peer
-    is sent one twice, takes Message IDs and tokens from where the group's layers take them."""
+    """An aiocoap Context for plain CoAP and RFC 8613 that shares the endpoint's unicast socket and limits, and so
+    that no peer is sent one twice, takes Message IDs and tokens from where the group's layers take them."""
     from aiocoap.transports.oscore import TransportOSCORE
 
-    context = aiocoap.Context(serversite=site, loggername="groupcoap.plain")
-    plain_tokens = TokenManager(context)
+    context = aiocoap.Context(serversite=site, loggername=sparing_logger("groupcoap.plain").name)
+    plain_tokens = PlainTokenManager(context, tokens.limits, tokens.reached, tokens.reached)
     plain_tokens.next_token = tokens.next_token
-    manager = MessageManager(plain_tokens)
+    manager = PlainMessageManager(plain_tokens)
     manager._next_message_id = messages.next_message_id
-    plain = PlainMessageInterface(manager, network, serves=site is not None)
+    plain = PlainMessageInterface(manager, network, may_answer, serves=site is not None)
     manager.message_interface = plain
     plain_tokens.token_interface = manager
     context.request_interfaces.append(TransportOSCORE(context, context))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiocoap import interfaces
 from aiocoap.util import hostportjoin
@@ -33,15 +34,27 @@ class Provenance:
     freshness: Freshness
 
 
+class Awaited(NamedTuple):
+    """From when and until when answers to a request are collected (monotonic seconds), and whose."""
+
+    sent: float
+    deadline: float
+    roster: frozenset[bytes]
+
+
 class Incoming:
-    """A received request while it may be answered: its exchange, and from when on answers may leave (Leisure)."""
+    """A received request while it may be answered: its exchange, and from when on answers may leave (Leisure).
+    `final_block`: the outer Block1 value of the last piece, if a proxy has cut it up."""
 
-    __slots__ = ("exchange", "group", "release_at")
+    __slots__ = ("exchange", "final_block", "group", "release_at")
 
-    def __init__(self, group: str, exchange: IncomingExchange, release_at: float) -> None:
+    def __init__(
+        self, group: str, exchange: IncomingExchange, release_at: float, final_block: bytes | None = None
+    ) -> None:
         self.group = group
         self.exchange = exchange
         self.release_at = release_at
+        self.final_block = final_block
 
 
 def _host_and_port(address: SocketAddress) -> str:
@@ -57,10 +70,17 @@ class SocketRemote(interfaces.EndpointAddress):  # type: ignore[misc]
     is_multicast_locally = False
     maximum_block_size_exp = 6
     maximum_payload_size = 1024
+    last_block: Any = None
+    """Of a request whose body came in blocks: the last one's Block1 option, which its response has again."""
 
     def __init__(self, address: SocketAddress, local: SocketAddress | None = None) -> None:
         self.address = address
         self.local = local
+
+    @property
+    def peer(self) -> Hashable:
+        """Who limits count this for: nothing about it is authentic, so its host."""
+        return self.address[0]
 
     @property
     def identity(self) -> tuple[object, ...]:
@@ -102,7 +122,8 @@ class SocketRemote(interfaces.EndpointAddress):  # type: ignore[misc]
 class GroupRemote(SocketRemote):
     """A member of a group at a socket address, or the group's multicast address (`endpoint_id` None).
 
-    On a received message it also carries the `provenance`, and on a request what is needed to answer."""
+    On a received message it also carries the `provenance`, and on a request what is needed to answer. `awaited`:
+    who is expected to answer what is sent there, if that is to be remembered beyond the process."""
 
     def __init__(
         self,
@@ -114,14 +135,21 @@ class GroupRemote(SocketRemote):
         provenance: Provenance | None = None,
         incoming: Incoming | None = None,
         locally_multicast: bool = False,
+        awaited: Awaited | None = None,
     ) -> None:
         super().__init__(address, local)
+        self.awaited = awaited
         self.group = group
         self.endpoint_id = endpoint_id
         self.provenance = provenance
         self.incoming = incoming
         self.is_multicast = endpoint_id is None
         self.is_multicast_locally = locally_multicast
+
+    @property
+    def peer(self) -> Hashable:
+        """Who limits count this for: the member, wherever it is."""
+        return self.group, self.endpoint_id
 
     @property
     def identity(self) -> tuple[object, ...]:
