@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from groupcoap.cli import main
 from groupcoap.cli.decode import decode, parse_hex
-from groupcoap.cli.explain import Onlooker, Outcome, explain, onlooker
+from groupcoap.cli.explain import Outcome, explain
+from groupcoap.cli.onlooker import Onlooker, onlooker
 from groupcoap.cli.vocabulary import code_name, option_name, option_value
 from groupcoap.core import coap
 from groupcoap.core.coap import Message
@@ -43,7 +44,11 @@ class World:
     echo: bytes
 
     def view(self, device: str = "lamp-1") -> Onlooker:
-        return onlooker(load_member(self.home / device))
+        return view_of(self.home / device)
+
+
+def view_of(*paths: Path) -> Onlooker:
+    return onlooker((path, group) for path in paths for group in load_member(path).groups)
 
 
 def sender(home: Path, device: str) -> tuple[SecurityContext, SenderContext]:
@@ -177,7 +182,6 @@ ELSEWHERE = ip_address("224.0.1.200").packed
             {"destination": PACKED, "destination_known": True},
             Reason.NOT_FOR_MULTICAST,
         ),
-        (lambda d: d.replace(bytes.fromhex("2c0c"), bytes.fromhex("2c0b")), {}, Reason.UNKNOWN_GROUP),
         (lambda d: d[:3], {}, Reason.MALFORMED),
         (lambda d: b"", {}, Reason.MALFORMED),
         (lambda d: b"\x4f" + d[1:], {}, Reason.MALFORMED),
@@ -189,6 +193,40 @@ def test_why_not(world: World, change: Callable[[bytes], bytes], options: dict[s
     verdict = explain(change(world.request), world.view(), **options).verdict
     assert verdict.outcome is Outcome.REFUSED
     assert verdict.reason is reason
+
+
+@pytest.mark.parametrize(
+    ("change", "text", "reason"),
+    [
+        (
+            lambda d: d.replace(bytes.fromhex("2c0c"), bytes.fromhex("2c0b")),
+            "no keys for its Gid ",
+            Reason.UNKNOWN_GROUP,
+        ),
+        (lambda d: b"\x40\x02\x00\x07\x93\x09\x05\x01\xffx", "it looks like RFC 8613", None),
+        (lambda d: b"\x40\x02\x00\x07\x96\x19\x05\x02ab\x01\xffx", "it looks like RFC 8613", None),
+        (lambda d: b"\x40\x44\x00\x07\x90\xffx", "a response takes its request", None),
+    ],
+)
+def test_why_not_even_tried(
+    world: World, change: Callable[[bytes], bytes], text: str, reason: Reason | None
+) -> None:
+    verdict = explain(change(world.request), world.view()).verdict
+    assert verdict.outcome is Outcome.NOT_TRIED
+    assert verdict.detail.startswith(text)
+    assert verdict.reason is reason
+
+
+def test_keys_of_several_devices(world: World) -> None:
+    several = run(
+        world.request.hex(),
+        "--member",
+        world.home / "lamp-1",
+        "--member",
+        world.home / "switch-1" / "room.group.json",
+    )
+    assert several.exit_code == 0
+    assert several.output.endswith("from switch-1, multicaster\n")  # whose files these are no longer matters
 
 
 def test_what_can_be_seen_without_keys(world: World) -> None:
@@ -294,9 +332,9 @@ def test_an_older_epoch_is_opened_and_called_old(world: World, tmp_path: Path) -
     path.write_text(json.dumps({**document, "epochs": [*document["epochs"], renewed]}))
     path.chmod(0o600)
     identity.chmod(0o600)
-    explanation = explain(world.request, onlooker(load_member(tmp_path)))
+    explanation = explain(world.request, view_of(tmp_path))
     assert explanation.verdict.outcome is Outcome.VERIFIED
-    assert "an older one, under which no new request is taken" in explanation.verdict.text
+    assert "under an older Security Context" in explanation.verdict.text
     assert names(explanation, "Object-Security")["Gid"][1] == "epoch 0, an older Security Context"
 
 

@@ -176,6 +176,29 @@ def test_addresses_of_both_families(tmp_path: Path) -> None:
         assert sent.code == 0
 
 
+def test_limits_are_set_and_those_that_were_reached_are_in_the_totals(room: Room) -> None:
+    lamp = room.listen("lamp-1", "-v", "--limit", "recipients=1", "--limit", "error_rate_per_peer=0.1")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as outsider:
+        outsider.connect(("127.0.0.3", room.address.port))
+        for number in range(3):
+            outsider.send(bytes((0x40, 1, 0, number)))
+            lamp.expect("not a protected group message")
+    assert lamp.stop() == 0
+    assert lamp.rest()[-1] == (
+        "0 requests delivered; dropped: 3 × not a protected group message; limits reached: 2 × error_rate_per_peer"
+    )
+
+
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [("lamps=3", "observations_per_peer"), ("bodies=many", "whole number"), ("error_rate=0", "above 0")],
+)
+def test_a_limit_that_is_none_is_a_usage_error(room: Room, limit: str, said: str) -> None:
+    result = run("listen", str(room.directory / "lamp-1"), "--limit", limit)
+    assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+    assert said in result.err
+
+
 def test_no_secret_is_ever_said(tmp_path: Path) -> None:
     with furnished(tmp_path, switch=1, lamp=1) as room:
         lamp = room.listen("lamp-1", "-v")

@@ -235,3 +235,10 @@ def test_long_endpoint_ids_when_short_ones_run_out(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(os, "fsync", lambda _: None)
     assert provisioned(tmp_path / "home", "--switches", "1", "--lamps", "256") == 0
     assert group(tmp_path / "home", "lamp-256").current.own_id == b"\x01\x00"
+
+
+def test_what_an_interrupted_one_has_left_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    home = tmp_path / "home"
+    (home / ".provisioning-0123456789ab").mkdir(parents=True)
+    assert provisioned(home) == 3
+    assert f"rm -r {home}/.provisioning-0123456789ab" in capsys.readouterr().err

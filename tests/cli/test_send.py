@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pty
@@ -12,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from forward_proxy import ForwardProxy
 from groupcoap.cli.target import find_target
+from groupcoap.cli.via import host_and_port
 from groupcoap.errors import MisuseError
 from groupcoap.files.provisioned import load_member
 
@@ -228,3 +231,56 @@ def test_uris(room: Room) -> None:
     for wrong in ("", "coap:/x", "coap://room:99999/x", "coap://224.0.1.187:0/", f"/{'x' * 256}", "coaps://room/x"):
         with pytest.raises(MisuseError):
             find_target(wrong, groups)
+    for not_utf8 in ("/%ff", "/\udcff", "coap://room/?\udcff=1"):  # \udcff: what Python makes of such an argument
+        with pytest.raises(MisuseError, match="is not UTF-8"):
+            find_target(not_utf8, groups)
+
+
+async def test_through_a_forward_proxy(lit: Room) -> None:
+    lamps = [
+        argument
+        for name in ("lamp-1", "lamp-2")
+        for argument in ("--reach", f"{name}={lit.hosts[name]}:{lit.address.port}")
+    ]
+    async with ForwardProxy() as proxy:
+        host, port = proxy.address
+        via = ("--proxy", f"{host}:{port}", *lamps)
+        sent = await asyncio.to_thread(lit.send, "put", "/light", "--payload", "20", "--json", *via)
+        assert sent.code == 0, sent.err
+        assert sorted(answer["listener"] for answer in sent.json[:-1]) == ["lamp-1", "lamp-2"]
+        assert proxy.seen
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--reach", "lamp-1=127.0.0.1"], "--reach goes with --proxy"),
+        (["--proxy", "127.0.0.1", "--reach", "lamp-9=127.0.0.1"], "no member 'lamp-9' in group room"),
+        (["--proxy", "127.0.0.1", "--reach", "lamp-1"], "is not NAME=ADDRESS[:PORT]"),
+        (["--proxy", "127.0.0.1", "--reach", "=127.0.0.1"], "is not NAME=ADDRESS[:PORT]"),
+        (["--proxy", "lamps.example"], "is not ADDRESS or ADDRESS:PORT"),
+        (["--proxy", "127.0.0.1:"], "no UDP port behind the colon"),
+        (["--proxy", "127.0.0.1:70000"], "no UDP port behind the colon"),
+        (["--proxy", "[::1]x"], "no UDP port behind the colon"),
+        (["--proxy", "224.0.1.187"], "is a multicast address"),
+    ],
+)
+def test_a_proxy_that_makes_no_sense(room: Room, options: list[str], complaint: str) -> None:
+    sent = room.send("get", "/light", *options)
+    assert sent.code == 2
+    assert complaint in sent.err
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("127.0.0.1", ("127.0.0.1", 5683)),
+        ("127.0.0.1:9", ("127.0.0.1", 9)),
+        ("::1", ("::1", 5683)),
+        ("[::1]", ("::1", 5683)),
+        ("[::1]:9", ("::1", 9)),
+    ],
+)
+def test_where_a_proxy_is(text: str, expected: tuple[str, int]) -> None:
+    host, port = host_and_port(text)
+    assert (str(host), port) == expected

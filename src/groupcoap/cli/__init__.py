@@ -21,7 +21,8 @@ COMMANDS = {
     "provision": "Make the files of a static group, or add one to existing devices.",
     "listen": "Be a small device (light, sensor) in its groups.",
     "send": "Send a request to a group and show who answers.",
-    "decode": "Explain a datagram field by field, verify and decrypt it.",
+    "decode": "Explain a datagram or a capture, verify and decrypt what is in it.",
+    "check": "Find out why nothing comes, and what to do about it.",
     "vectors": "Check this implementation against test vectors.",
     "bench": "Measure the core and the collection of answers.",
 }

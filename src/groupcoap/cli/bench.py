@@ -45,6 +45,26 @@ def collect(as_json: bool) -> None:
     _show(measurement.run(), {"collect": {"ratio": ("≥", 0.6)}}, as_json)
 
 
+@bench.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+@click.option(
+    "--rounds", type=click.IntRange(min=1), help="How often the drops are measured (default: a few seconds)."
+)
+@click.option("--seconds", type=click.FloatRange(0.1, 60), help="How long each of six floods lasts (default: 2).")
+def flood(as_json: bool, rounds: int | None, seconds: float | None) -> None:
+    """What a flood costs a listener, and how members are served meanwhile. All of it stays on this machine.
+
+    us: microseconds to drop one datagram; parse_us: of its parsing alone, aead_us: of the AEAD call alone;
+    above_parse_us, ratio: the one against the others. served: part of a member's requests that is answered during a
+    flood at full speed, delivered: that reaches the resource; dropped_per_second: by the process, beyond what the
+    kernel keeps back; one_core: flooder and listener share a processor core.
+    """
+    from ..bench import flood as measurement
+
+    figures = measurement.run(rounds or measurement.DEFAULT_ROUNDS, seconds or measurement.DEFAULT_SECONDS)
+    _show(figures, measurement.GOALS, as_json)
+
+
 def _show(figures: Figures, goals: Goals, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(figures))

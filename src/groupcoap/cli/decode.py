@@ -1,35 +1,56 @@
-"""`groupcoap decode`: a datagram explained, verified and decrypted."""
+"""`groupcoap decode`: a datagram, or all those of a capture, explained, verified and decrypted."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..capture.frames import MAGIC_SIZE, is_capture
+from ..errors import FileFault, MisuseError
+from ..files.atomic import describe
+from ..files.keylog import read_key_log
 from ..files.provisioned import load_member
+from ..membership import COAP_PORT
+from .captures import Capture
 from .exits import Exit
-from .explain import Explanation, Outcome, Row, explain, onlooker
+from .explain import Explanation, Outcome, Row, explain
+from .onlooker import Keys, Onlooker, onlooker
+from .sightings import STYLES, JsonLines, Lines
 from .text import printable
 
 MAX_DATAGRAM = 65535
-_STYLES = {Outcome.VERIFIED: "bold green", Outcome.REFUSED: "bold red", Outcome.NOT_TRIED: "bold yellow"}
+STANDARD_INPUT = Path("standard input")
+
+
+_SEPARATORS = re.compile(r"0[xX]|[\s:]")
+
+
+def _strange_digit(text: str) -> str | None:
+    """A character that does not belong into hex."""
+    strange = re.search(r"[^0-9a-fA-F]", _SEPARATORS.sub("", text))
+    return None if strange is None else strange.group()
 
 
 def parse_hex(text: str) -> bytes:
     """Bytes from hex as tools print it: white space, colons and 0x in between do not matter.
     `click.BadParameter` if it is something else."""
-    digits = re.sub(r"0[xX]|[\s:]", "", text)
-    strange = re.search(r"[^0-9a-fA-F]", digits)
+    digits = _SEPARATORS.sub("", text)
+    strange = _strange_digit(text)
     if strange is not None:
-        raise click.BadParameter(f"{strange.group()!r} is not a hex digit")
+        raise click.BadParameter(f"{strange!r} is not a hex digit")
     if not digits or len(digits) % 2:
         raise click.BadParameter("an odd number of hex digits" if digits else "no hex digits")
     if len(digits) > 2 * MAX_DATAGRAM:
@@ -46,13 +67,29 @@ def _destination(text: str) -> bytes | None:
     return address.packed if address.is_multicast else None
 
 
+def _keys(members: Sequence[Path], key_logs: Sequence[Path]) -> Onlooker | None:
+    keys: list[Keys] = [(path, group) for path in members for group in load_member(path).groups]
+    keys += [(path, group) for path in key_logs for group in read_key_log(path)]
+    return onlooker(keys) if members or key_logs else None
+
+
 @click.command()
-@click.argument("datagram", nargs=-1, required=True, metavar="HEX|-")
+@click.argument("datagram", nargs=-1, required=True, metavar="HEX|FILE|-")
 @click.option(
     "--member",
+    "members",
     type=click.Path(path_type=Path),
+    multiple=True,
     metavar="PATH",
-    help="Whose keys: a device's directory or group file.",
+    help="Whose keys: a device's directory or group file. May be given several times.",
+)
+@click.option(
+    "--key-log",
+    "key_logs",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help="Keys that `listen --key-log` or `send --key-log` has written. May be given several times.",
 )
 @click.option("--request", type=parse_hex, metavar="HEX", help="The request that this response answers.")
 @click.option(
@@ -60,44 +97,105 @@ def _destination(text: str) -> bytes | None:
     metavar="ADDRESS",
     help="Address that a request was sent to.  [default: the group's, if it may have come by multicast]",
 )
-@click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
+@click.option(
+    "--port",
+    "ports",
+    type=click.IntRange(1, 65535),
+    multiple=True,
+    metavar="N",
+    help=f"Where CoAP is spoken in a capture.  [default: {COAP_PORT} and the ports of the groups]",
+)
+@click.option(
+    "--frame", type=click.IntRange(1), metavar="N", help="Explain the datagram in this frame of a capture."
+)
+@click.option("--json", "as_json", is_flag=True, help="JSON: one line; of a capture, one for each datagram.")
 @click.pass_context
 def decode(
     ctx: click.Context,
     datagram: tuple[str, ...],
-    member: Path | None,
+    members: tuple[Path, ...],
+    key_logs: tuple[Path, ...],
     request: bytes | None,
     destination: str | None,
+    ports: tuple[int, ...],
+    frame: int | None,
     as_json: bool,
 ) -> None:
     """Explain a datagram given in hex (- reads it from standard input; white space, colons and 0x do not matter):
-    every field, then what is inside, verified and decrypted with the keys of --member, or why not.
+    every field, then what is inside, verified and decrypted with the keys of --member or --key-log, or why not.
+
+    Or look into a capture (FILE, or - too; pcap or pcapng, as tcpdump and Wireshark write them): one line for each
+    CoAP datagram, answers found for their requests, then a summary. --frame explains one of them.
 
     It is an onlooker's view: replays and a device's own messages are shown like any other. Nothing is changed.
+    Exit code 0 if all that could be group messages is verified.
     """
-    data = _read(datagram)
+    with ExitStack() as stack:
+        given = _given(datagram, stack)
+        if isinstance(given, str):
+            if ports or frame is not None:
+                raise MisuseError("--port and --frame are for captures; give a capture file")
+            view = _keys(members, key_logs)
+            ctx.exit(_decode_one(parse_hex(given), view, request, destination, as_json))
+        if request is not None or destination is not None:
+            raise MisuseError("--request and --destination are for a datagram in hex; a capture has them in it")
+        view = _keys(members, key_logs)
+        capture = Capture(given.file, given.path, view, ports, given.magic)
+        if frame is not None:
+            ctx.exit(_present(capture.explain(frame), view, as_json))
+        summary = capture.show(JsonLines() if as_json else Lines(view))
+        ctx.exit(Exit.DONE if summary.complete else Exit.INCOMPLETE)
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """An open capture file; `magic`: what has been read of it already."""
+
+    file: BinaryIO
+    path: Path
+    magic: bytes | None
+
+
+def _given(arguments: tuple[str, ...], stack: ExitStack) -> str | _File:
+    """Hex digits, or a capture that is open until the stack is left."""
+    text = " ".join(arguments)
+    if text == "-":
+        magic = sys.stdin.buffer.read(MAGIC_SIZE)
+        if is_capture(magic):
+            return _File(sys.stdin.buffer, STANDARD_INPUT, magic)
+        return (magic + sys.stdin.buffer.read(16 * MAX_DATAGRAM)).decode("ascii", "replace")
+    if not ("." in text or "/" in text or (_strange_digit(text) and os.path.exists(text))):
+        return text
+    path = Path(text)
+    try:
+        return _File(stack.enter_context(path.open("rb")), path, None)
+    except FileNotFoundError:
+        raise FileFault(path, "does not exist; check the path") from None
+    except (OSError, ValueError) as error:
+        raise FileFault(path, f"cannot be read ({describe(error)}); check the path and its mode") from None
+
+
+def _decode_one(
+    data: bytes, view: Onlooker | None, request: bytes | None, destination: str | None, as_json: bool
+) -> Exit:
     explanation = explain(
         data,
-        None if member is None else onlooker(load_member(member)),
+        view,
         destination=None if destination is None else _destination(destination),
         destination_known=destination is not None,
         request=request,
     )
+    return _present(explanation, view, as_json)
+
+
+def _present(explanation: Explanation, view: Onlooker | None, as_json: bool) -> Exit:
     if as_json:
         click.echo(json.dumps(_json(explanation)))
     else:
         _show(explanation)
-    complete = explanation.verdict.outcome is Outcome.VERIFIED or (
-        member is None and explanation.verdict.outcome is Outcome.NOT_TRIED
-    )
-    ctx.exit(Exit.DONE if complete else Exit.INCOMPLETE)
-
-
-def _read(datagram: tuple[str, ...]) -> bytes:
-    text = " ".join(datagram)
-    if text == "-":
-        text = sys.stdin.buffer.read(16 * MAX_DATAGRAM).decode("ascii", "replace")
-    return parse_hex(text)
+    outcome = explanation.verdict.outcome
+    complete = outcome is Outcome.VERIFIED or (view is None and outcome is Outcome.NOT_TRIED)
+    return Exit.DONE if complete else Exit.INCOMPLETE
 
 
 def _json(explanation: Explanation) -> dict[str, Any]:
@@ -158,4 +256,4 @@ def _show_rich(explanation: Explanation, console: Console) -> None:
             table.add_row(f"  {printable(row.name)}", Text(data), meaning)
         console.print(table)
         console.print()
-    console.print(Text(printable(explanation.verdict.text), style=_STYLES[explanation.verdict.outcome]))
+    console.print(Text(printable(explanation.verdict.text), style=STYLES[explanation.verdict.outcome]))

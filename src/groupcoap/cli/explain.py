@@ -1,29 +1,23 @@
-"""What is in a datagram, field by field, and whether it is authentic. Pure: no output, no state.
-
-Contexts are built without a Sender Context and with empty windows: an onlooker's view, to which nobody's messages
-are reflections or replays.
-"""
+"""What is in a datagram, field by field, and whether it is authentic. Pure: no output, no state."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from ..core import coap
 from ..core.coap import Message
 from ..core.contexts import CommonContext, SecurityContext
-from ..core.exchange import OutgoingExchange, outgoing_exchange
-from ..core.multicast_oscore_04 import FLAG_COUNTERSIGN, MULTICAST_OSCORE_04
+from ..core.multicast_oscore_04 import FLAG_COUNTERSIGN
 from ..core.option import FLAG_GID, FLAG_KID, OptionPrefix, decode_prefix
-from ..core.profile import RequestIds
-from ..core.registry import Registry
-from ..core.requests import DecryptedRequest, decrypt_request, object_security
-from ..core.responses import DecryptedResponse, decrypt_response
+from ..core.policy import PROFILES
+from ..core.reassembly import parse_block
+from ..core.requests import DecryptedRequest, object_security
 from ..cose.keys import DEFAULT_SIGNATURE
 from ..errors import Reason, Rejected
-from ..files.provisioned import MemberFiles
-from ..membership import Epoch, GroupConfiguration, Role
+from ..membership import Role
+from .onlooker import KnownEpoch, Onlooker, Opened
 from .text import payload_text
 from .vocabulary import TYPES, code_name, is_class_u, option_name, option_value
 
@@ -54,13 +48,32 @@ class Outcome(Enum):
     NOT_TRIED = "not tried"
 
 
+_LEADS = {
+    Outcome.VERIFIED: "decrypted, and the countersignature is right",
+    Outcome.REFUSED: "refused",
+    Outcome.NOT_TRIED: "not decrypted",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What came of it, in words; `reason` where it was refused."""
+    """What came of it, and in words why; `reason` where it was refused, or where there are no keys for the Gid."""
 
     outcome: Outcome
-    text: str
+    detail: str
     reason: Reason | None = None
+
+    @property
+    def text(self) -> str:
+        """On one line."""
+        return f"{_LEADS[self.outcome]}: {self.detail}"
+
+    @property
+    def cause(self) -> str:
+        """What to count it under; empty if it is verified."""
+        if self.outcome is Outcome.VERIFIED:
+            return ""
+        return self.detail if self.reason in (None, Reason.UNKNOWN_GROUP) else self.reason.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,48 +82,6 @@ class Explanation:
 
     sections: tuple[Section, ...]
     verdict: Verdict
-
-
-@dataclass(frozen=True, slots=True)
-class Onlooker:
-    """What a member's files let one see: made by `onlooker`."""
-
-    files: MemberFiles
-    registry: Registry = field(repr=False)
-
-    def locate(self, gid: bytes | None) -> Iterator[tuple[GroupConfiguration, int, Epoch]]:
-        """The (group, index of the epoch, epoch) that have this Gid."""
-        for group in self.files.groups:
-            for index, epoch in enumerate(group.epochs):
-                if epoch.gid == gid:
-                    yield group, index, epoch
-
-
-def onlooker(files: MemberFiles) -> Onlooker:
-    """Contexts for every epoch of every group in these files, all of them open for requests."""
-    registry = Registry()
-    for group in files.groups:
-        for epoch in group.epochs:
-            context = _context(group, epoch)
-            registry.install(context, sorted({address.packed for address in group.addresses}))
-        for context in registry.contexts(group.name):
-            context.accepts_requests = True
-    return Onlooker(files, registry)
-
-
-def _context(group: GroupConfiguration, epoch: Epoch) -> SecurityContext:
-    common = CommonContext(
-        profile=group.profile,
-        aead=group.aead,
-        kdf=group.kdf,
-        signature=group.signature,
-        master_secret=epoch.master_secret,
-        gid=epoch.gid,
-    )
-    keys = {member.endpoint_id: member.credential.public_key(group.signature) for member in epoch.members}
-    context = SecurityContext(group.name, common, None, keys)
-    context.depart(epoch.departed)
-    return context
 
 
 def explain(
@@ -130,25 +101,27 @@ def explain(
     try:
         message = coap.decode(datagram)
     except Rejected as rejection:
-        return Explanation(tuple(sections), _refused(rejection))
+        return Explanation(tuple(sections), refused(rejection))
     sections.append(Section("Options outside", tuple(_options(message, outside=True))))
     try:
         value = object_security(message)
     except Rejected as rejection:
         if message.payload:
             sections.append(Section("Payload", (_payload(message.payload),)))
-        return Explanation(_filled(sections), _refused(rejection))
-    gid = _gid(value)
-    where = list(view.locate(gid)) if view is not None and gid is not None else []
-    if view is not None and gid is None and request is not None:
-        where = list(view.locate(_gid_of(request)))
-    group = where[0][0] if where else None
+        return Explanation(_filled(sections), refused(rejection))
+    gid = gid_of(message) or (None if request is None else _gid_in(request))
+    where = [] if view is None else view.locate(gid)
     sections.append(Section("Object-Security", tuple(_object_security(value, view, where))))
-    sections.append(Section("Payload", tuple(_ciphertext(message.payload, group))))
-    if view is None:
-        text = "not decrypted: that takes keys, give --member PATH"
-        return Explanation(_filled(sections), Verdict(Outcome.NOT_TRIED, text))
-    inside, verdict = _open(message, view, where, destination, destination_known, request)
+    sections.append(Section("Payload", tuple(_ciphertext(message.payload, where[0].common if where else None))))
+    if coap.is_request(message.code):
+        if not destination_known and message.type == coap.NON and where:
+            destination = where[0].addresses[0].packed
+        opened, verdict = open_request(message, view, destination)
+        if not destination_known and verdict.reason is Reason.REPEAT_BY_MULTICAST:
+            opened, verdict = open_request(message, view, None)  # an echo comes by unicast
+    else:
+        opened, verdict = _open_response(message, view, request)
+    inside = [] if view is None or opened is None else [_inside(opened)]
     return Explanation(_filled([*sections, *inside]), verdict)
 
 
@@ -156,8 +129,8 @@ def _filled(sections: Sequence[Section]) -> tuple[Section, ...]:
     return tuple(section for section in sections if section.rows)
 
 
-def _refused(rejection: Rejected) -> Verdict:
-    return Verdict(Outcome.REFUSED, f"refused: {rejection}", rejection.reason)
+def refused(rejection: Rejected) -> Verdict:
+    return Verdict(Outcome.REFUSED, str(rejection), rejection.reason)
 
 
 def _header(datagram: bytes) -> Iterator[Row]:
@@ -202,21 +175,22 @@ def _payload(payload: bytes) -> Row:
     return Row("payload", payload, payload_text(payload), f"{len(payload)} bytes")
 
 
-def _gid(value: bytes) -> bytes | None:
+def gid_of(message: Message) -> bytes | None:
+    """The Gid of a protected message, if there is one in it."""
     try:
-        return decode_prefix(value)[2]
+        return decode_prefix(object_security(message))[2]
     except Rejected:
         return None
 
 
-def _gid_of(datagram: bytes) -> bytes | None:
+def _gid_in(datagram: bytes) -> bytes | None:
     try:
-        return _gid(object_security(coap.decode(datagram)))
+        return gid_of(coap.decode(datagram))
     except Rejected:
         return None
 
 
-_Where = list[tuple[GroupConfiguration, int, Epoch]]
+_Where = list[KnownEpoch]
 
 
 def _object_security(value: bytes, view: Onlooker | None, where: _Where) -> Iterator[Row]:
@@ -249,9 +223,22 @@ def _flags_text(flags: int) -> str:
         parts[-1] += " (reserved)"
     if flags & 0xC0:
         parts.append("reserved bits set")
-    if not MULTICAST_OSCORE_04.is_group_message((flags, None, None, b"")):
+    if not _is_group_prefix((flags, None, None, b"")):
         parts.append("no group message (RFC 8613?)")
     return ", ".join(parts)
+
+
+def _is_group_prefix(prefix: OptionPrefix) -> bool:
+    return any(profile.is_group_message(prefix) for profile in PROFILES.values())
+
+
+def looks_like_group_message(message: Message) -> bool:
+    """Whether a protected message whose Gid is not known is rather a group message than one of RFC 8613. One that
+    is malformed is taken for the former."""
+    try:
+        return _is_group_prefix(decode_prefix(object_security(message)))
+    except Rejected:
+        return True
 
 
 def _number_row(name: str, data: bytes, size: int) -> Row:
@@ -264,24 +251,21 @@ def _cut(data: bytes, size: int) -> str:
 
 def _gid_text(view: Onlooker | None, where: _Where) -> str:
     if where:
-        return " or ".join(f"group {group.name}" for group, _, _ in where)
+        return " or ".join(f"group {epoch.group}" for epoch in where)
     return "" if view is None else "not a Gid of these files"
 
 
 def _epoch_text(where: _Where) -> str:
     return " or ".join(
-        _epoch_number(epoch) + ("current" if index == len(group.epochs) - 1 else "an older") + " Security Context"
-        for group, index, epoch in where
+        ("" if epoch.number is None else f"epoch {epoch.number}, ")
+        + ("current" if epoch.current else "an older")
+        + " Security Context"
+        for epoch in where
     )
 
 
-def _epoch_number(epoch: Epoch) -> str:
-    """The Group Epoch, if the Gid has the default sizes; otherwise where it begins is not known here."""
-    return f"epoch {int.from_bytes(epoch.gid[8:], 'big')}, " if len(epoch.gid) == 12 else ""
-
-
 def _tail(flags: int, rest: bytes, where: _Where) -> Iterator[Row]:
-    algorithm = where[0][0].signature if where else DEFAULT_SIGNATURE
+    algorithm = where[0].common.signature if where else DEFAULT_SIGNATURE
     assumed = "" if where else " (assumed: its length comes from the group)"
     if flags & FLAG_COUNTERSIGN:
         q = algorithm.signature_length
@@ -296,102 +280,115 @@ def _tail(flags: int, rest: bytes, where: _Where) -> Iterator[Row]:
 
 def _member_text(kid: bytes, where: _Where) -> str:
     names = []
-    for _, _, epoch in where:
-        for member in epoch.members:
-            if member.endpoint_id == kid:
-                own = " (this device itself)" if kid == epoch.own_id else ""
-                roles = ", ".join(role.value for role in Role if role in member.roles)
-                names.append(f"{member.name}, {roles}{own}")
+    for epoch in where:
+        member = epoch.members.get(kid)
+        if member is not None:
+            own = " (this device itself)" if epoch.own_ids == {kid} else ""
+            roles = ", ".join(role.value for role in Role if role in member.roles)
+            names.append(f"{member.name}, {roles}{own}")
         if kid in epoch.departed:
             names.append("a member that has left")
     return " or ".join(names) or ("no member in these files" if where else "")
 
 
-def _ciphertext(payload: bytes, group: GroupConfiguration | None) -> Iterator[Row]:
+def _ciphertext(payload: bytes, common: CommonContext | None) -> Iterator[Row]:
     if not payload:
         yield Row("payload", b"", "none", "malformed: nothing is encrypted")
-    elif group is None:
+    elif common is None:
         yield Row("ciphertext", payload, f"{len(payload)} bytes with its tag")
     else:
-        tag = min(group.aead.tag_length, len(payload))
+        tag = min(common.aead.tag_length, len(payload))
         inner = len(payload) - tag
-        yield Row("ciphertext", payload[:inner], f"{inner} bytes, {group.aead.name}")
+        yield Row("ciphertext", payload[:inner], f"{inner} bytes, {common.aead.name}")
         yield Row("tag", payload[inner:], f"{tag} bytes")
 
 
-def _open(
-    message: Message,
-    view: Onlooker,
-    where: _Where,
-    destination: bytes | None,
-    destination_known: bool,
-    request: bytes | None,
-) -> tuple[list[Section], Verdict]:
+# ---- what is inside
+
+Reading = tuple[Opened | None, Verdict]
+"""What was inside a protected message, if it could be opened, and what is to be said of it."""
+
+
+def open_request(message: Message, view: Onlooker | None, destination: bytes | None) -> Reading:
+    """Try to open a request that was sent to this packed multicast address, None for unicast."""
+    useless = _useless(message, view, (gid_of(message),), by_multicast=destination is not None)
+    if view is None or useless is not None:
+        return None, useless or _NO_KEYS
+    return _read(view, lambda: view.open_request(message, destination))
+
+
+def open_response(
+    message: Message, view: Onlooker | None, request: Message, context: SecurityContext | None = None
+) -> Reading:
+    """Try to open a response to this request, which was sent under this context (None: the one with its Gid)."""
+    useless = _useless(message, view, (gid_of(message), gid_of(request)), by_multicast=False)
+    if view is None or useless is not None:
+        return None, useless or _NO_KEYS
+    return _read(view, lambda: view.open_response(message, view.exchange(request, context)))
+
+
+_NO_KEYS = Verdict(Outcome.NOT_TRIED, "that takes keys, give --member PATH or --key-log FILE")
+
+
+def _open_response(message: Message, view: Onlooker | None, datagram: bytes | None) -> Reading:
+    if view is None:
+        return None, _NO_KEYS
+    if datagram is None:
+        return None, Verdict(Outcome.NOT_TRIED, "a response takes its request, give --request HEX or a capture")
     try:
-        if coap.is_request(message.code):
-            if not destination_known and message.type == coap.NON and where:
-                destination = where[0][0].addresses[0].packed
-            return _opened(_decrypt_request(message, view, destination, destination_known), where)
-        if request is None:
-            return [], Verdict(Outcome.NOT_TRIED, "not decrypted: a response takes its request, give --request HEX")
-        asked = coap.decode(request)
-        sections, verdict = _opened(decrypt_response(view.registry, _exchange(view, asked), message), where)
-        if asked.token != message.token:
-            remark = "; but its token is not the request's, so a multicaster would not find the request"
-            verdict = replace(verdict, text=verdict.text + remark)
-        return sections, verdict
+        request = coap.decode(datagram)
     except Rejected as rejection:
-        return [], _refused(rejection)
+        return None, refused(rejection)
+    opened, verdict = open_response(message, view, request)
+    if request.token != message.token:
+        remark = "; but its token is not the request's, so a multicaster would not find the request"
+        verdict = replace(verdict, detail=verdict.detail + remark)
+    return opened, verdict
 
 
-def _is_old(context: SecurityContext, where: _Where) -> bool:
-    return all(context.gid != group.current.gid for group, _, _ in where if group.name == context.group)
+def _useless(
+    message: Message, view: Onlooker | None, gids: Sequence[bytes | None], *, by_multicast: bool
+) -> Verdict | None:
+    """Why there is no point in trying to decrypt, if there is none."""
+    if view is None:
+        return _NO_KEYS
+    if not by_multicast and _is_block(message):
+        return Verdict(Outcome.NOT_TRIED, "one block of a message that a proxy has cut")
+    if not any(view.locate(gid) for gid in gids) and not looks_like_group_message(message):
+        return Verdict(Outcome.NOT_TRIED, "it looks like RFC 8613, not like a group message")
+    unknown = next((gid for gid in gids if gid is not None and not view.locate(gid)), None)
+    if unknown is None:
+        return None
+    return Verdict(Outcome.NOT_TRIED, f"no keys for its Gid {unknown.hex()}", Reason.UNKNOWN_GROUP)
 
 
-def _decrypt_request(
-    message: Message, view: Onlooker, destination: bytes | None, destination_known: bool
-) -> DecryptedRequest:
+def _is_block(message: Message) -> bool:
+    """Whether this is not the whole of what has been protected (OSCORE-06 §4.2.3.2)."""
     try:
-        return decrypt_request(view.registry, message, destination, 0.0)
+        blocks = [parse_block(value) for number, value in message.options if number in (coap.BLOCK1, coap.BLOCK2)]
+    except Rejected:
+        return False
+    return any(number or more for number, more, _ in blocks)
+
+
+def _read(view: Onlooker, attempt: Callable[[], Opened]) -> Reading:
+    try:
+        opened = attempt()
     except Rejected as rejection:
-        if destination_known or rejection.reason is not Reason.REPEAT_BY_MULTICAST:
-            raise
-        return decrypt_request(view.registry, message, None, 0.0)  # an echo comes by unicast
+        return None, refused(rejection)
+    if opened.refused is not None:
+        return opened, refused(opened.refused)
+    decrypted = opened.decrypted
+    epoch = view.epoch_of(decrypted.context)
+    text = f"from {_member_text(decrypted.sender_id, [epoch]) or decrypted.sender_id.hex()}"
+    if isinstance(decrypted, DecryptedRequest) and not epoch.current:
+        text += "; under an older Security Context: once renewed, a device takes no new request under it"
+    return opened, Verdict(Outcome.VERIFIED, text)
 
 
-def _exchange(view: Onlooker, request: Message) -> OutgoingExchange:
-    """What the multicaster remembered of its request."""
-    prefix: OptionPrefix = decode_prefix(object_security(request))
-    _, partial_iv, gid, _ = prefix
-    if not coap.is_request(request.code) or gid is None or partial_iv is None:
-        raise Rejected(Reason.MALFORMED, "what --request gives is not a group request")
-    context = view.registry.of(gid)[0]
-    common = context.common
-    kid, _ = common.profile.split_request_option(common, prefix)
-    ids = RequestIds(kid, partial_iv, gid)
-    observe = request.option(coap.OBSERVE)
-    return outgoing_exchange(
-        context,
-        ids,
-        common.profile.binder(common, kid, gid)(partial_iv),
-        common.nonce(kid, partial_iv),
-        observe is not None and coap.uint_value(observe) == 0,
-    )
-
-
-def _opened(decrypted: DecryptedRequest | DecryptedResponse, where: _Where) -> tuple[list[Section], Verdict]:
-    """A person may look at what has been decrypted, whatever the signature says; programs may not."""
-    message = decrypted.for_onlooker()
+def _inside(opened: Opened) -> Section:
+    message = opened.message
     rows = [Row("code", None, code_name(message.code)), *_options(message, outside=False)]
     if message.payload:
         rows.append(_payload(message.payload))
-    sender = _member_text(decrypted.sender_id, where) or decrypted.sender_id.hex()
-    try:
-        decrypted.check_signature()
-    except Rejected as rejection:
-        section = Section("Decrypted, NOT authentic", tuple(rows))
-        return [section], _refused(rejection)
-    text = f"decrypted, and the countersignature is right: from {sender}"
-    if isinstance(decrypted, DecryptedRequest) and _is_old(decrypted.context, where):
-        text += "; its Security Context is an older one, under which no new request is taken"
-    return [Section("Decrypted", tuple(rows))], Verdict(Outcome.VERIFIED, text)
+    return Section("Decrypted" if opened.refused is None else "Decrypted, NOT authentic", tuple(rows))

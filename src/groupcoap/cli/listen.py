@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import aiocoap
@@ -23,13 +23,15 @@ from ..devices import DEVICES
 from ..endpoint.deferred import SourceReport
 from ..endpoint.endpoint import Endpoint
 from ..endpoint.groups import ListenerPolicy
+from ..endpoint.limits import DEFAULT_LIMITS, Limits, parse_limits
 from ..endpoint.listener import Listener
 from ..endpoint.network import Address, NetworkOptions
 from ..endpoint.remote import Provenance
 from ..errors import MisuseError
 from ..files.provisioned import MemberFiles, load_member
 from ..files.state import EndpointState
-from ..membership import GroupConfiguration, Role
+from ..membership import EpochInstalled, GroupConfiguration, MembershipEvent, Role
+from .keylog import key_log_option
 from .network import Seconds, explained, network_options, resolve
 from .text import payload_text, plural, printable
 
@@ -52,6 +54,8 @@ class Settings:
     leisure: float
     verbose: bool
     with_parent: bool
+    key_log: Path | None = None
+    limits: Limits = DEFAULT_LIMITS
 
 
 class Lines:
@@ -156,18 +160,27 @@ async def serve(member: MemberFiles, settings: Settings) -> None:
         result = "signature verified" if late.verified else "ALARM: it was another member who made it"
         lines.say(f"number {late.sequence_number} from {name}, checked later: {result}")
 
+    def renewed(event: MembershipEvent) -> None:
+        if isinstance(event, EpochInstalled):
+            group = event.configuration
+            lines.say(f"{printable(group.name)}: new keys, Gid {group.current.gid.hex()}")
+
+    membership = member.membership
     with EndpointState.open(member.state) as state:
         endpoint = Endpoint(
-            member.membership,
+            membership,
             state,
             settings.network,
             policy=settings.policy,
             leisure=settings.leisure,
             report=report,
+            key_log=settings.key_log,
+            limits=settings.limits,
         )
         async with AsyncExitStack() as stack:
             with explained(settings.network):
                 await stack.enter_async_context(endpoint)
+            membership.subscribe(renewed)
             for address in endpoint.addresses(names):  # IPv6 beside IPv4: a port that is taken shows now
                 endpoint.network.open_unicast(address.host.version)
             listener = Listener(endpoint, Narrated(DEVICES[settings.device](), endpoint, lines), names)
@@ -225,7 +238,19 @@ def _totals(endpoint: Endpoint) -> str:
         parts.append(f"{plural(counters.challenges_sent, 'challenge')} sent")
     rejected = sorted(counters.rejected.items(), key=lambda item: -item[1])
     dropped = ", ".join(f"{count} × {reason.value}" for reason, count in rejected)
-    return f"{', '.join(parts)}; dropped: {dropped or 'nothing'}"
+    said = [", ".join(parts), f"dropped: {dropped or 'nothing'}"]
+    if counters.limited:
+        said.append("limits reached: " + ", ".join(f"{n} × {limit.value}" for limit, n in counters.limited.items()))
+    if endpoint.network.kernel_drops:
+        said.append(f"{plural(endpoint.network.kernel_drops, 'datagram')} lost, no room in the receive buffer")
+    return "; ".join(said)
+
+
+def _limits(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> Limits:
+    try:
+        return parse_limits(values)
+    except MisuseError as problem:
+        raise click.BadParameter(str(problem), ctx, param) from None
 
 
 @click.command()
@@ -258,6 +283,15 @@ def _totals(endpoint: Endpoint) -> str:
     type=click.Choice([choice.value for choice in Verification]),
     help="Of signatures. Whatever is not verified may be any member's.  [default: the group's]",
 )
+@click.option(
+    "--limit",
+    "limits",
+    multiple=True,
+    callback=_limits,
+    metavar="NAME=VALUE",
+    help="How much peers may take up: a field of Limits, see docs/security.md. May be repeated.",
+)
+@key_log_option
 @click.option("-v", "--verbose", is_flag=True, help="Say what was dropped and why, and the totals at the end.")
 @click.option("--with-parent", is_flag=True, hidden=True, help="Stop when standard input is closed.")
 def listen(
@@ -270,6 +304,8 @@ def listen(
     leisure: float,
     sync: str | None,
     verification: str | None,
+    limits: Limits,
+    key_log: Path | None,
     verbose: bool,
     with_parent: bool,
 ) -> None:
@@ -283,7 +319,7 @@ def listen(
     own_port = listening_groups(files)[0].addresses[0].port if port is None else port
     settings = Settings(
         device,
-        resolve(interface, bind, hop_limit, port=own_port or None),
+        replace(resolve(interface, bind, hop_limit, port=own_port or None), kernel_filter=not verbose),
         ListenerPolicy(
             None if sync is None else SynchronizationPolicy(Method(sync)),
             None if verification is None else Verification(verification),
@@ -291,5 +327,7 @@ def listen(
         leisure,
         verbose,
         with_parent,
+        key_log,
+        limits,
     )
     asyncio.run(serve(files, settings))

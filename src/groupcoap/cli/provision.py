@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -22,6 +23,8 @@ from ..files.group import parse_address
 from ..files.identity import load_identity
 from ..files.provisioning import DevicePlan, GroupPlan, ProvisionedDevice, ProvisionedGroup
 from ..files.provisioning import provision as make_files
+from ..files.renewal import Renewal, RenewedDevice, groups_in
+from ..files.renewal import renew as renew_groups
 from ..membership import GroupAddress, Role
 from .names import AEADS, SIGNATURES
 
@@ -134,11 +137,33 @@ def _group_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def _renewal_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.option(
+            "--evict",
+            multiple=True,
+            metavar="NAME",
+            help="With --renew: a device that gets no new keys; nobody will listen to it any more.",
+        ),
+        click.option(
+            "--renew",
+            is_flag=True,
+            help="Give the groups in DIR (or the one named by --group) new keys. Running devices take them up by "
+            "themselves; one whose run-time state was lost or copied can take part again.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 @click.command()
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @_group_options
 @_device_options
+@_renewal_options
+@click.pass_context
 def provision(
+    ctx: click.Context,
     directory: Path,
     name: str,
     addresses: tuple[GroupAddress, ...],
@@ -153,6 +178,8 @@ def provision(
     device: tuple[tuple[str, str], ...],
     identity: tuple[tuple[str, str], ...],
     join: tuple[tuple[str, str], ...],
+    renew: bool,
+    evict: tuple[str, ...],
 ) -> None:
     """Make the files of a static group: in DIR, which must be empty or not exist, one directory per device, to be
     carried to that device. All of them are made, or none.
@@ -165,7 +192,16 @@ def provision(
     A second group of the same devices:
       groupcoap provision home --group all --address 224.0.1.188 \\
           --join switch-1=multicaster --join lamp-1=listener
+    New keys for everybody but a lamp that was stolen:
+      groupcoap provision home --renew --evict lamp-2
     """
+    if renew:
+        _refuse_others(ctx)
+        chosen = [name] if _given(ctx, "name") else groups_in(directory)
+        _show_renewal(renew_groups(directory, chosen, evict=evict))
+        return
+    if evict:
+        raise MisuseError("--evict goes with --renew")
     counts = _counts(switches, lamps, pure_listeners, device, identity, join)
     if sum(count for _, _, count in counts) > MAX_DEVICES:
         raise MisuseError(f"at most {MAX_DEVICES} devices are made at once")
@@ -184,6 +220,20 @@ def provision(
         SIGNATURES[signature],
     )
     _show(make_files(directory, plan, devices))
+
+
+_WITH_RENEW = frozenset({"directory", "name", "renew", "evict"})
+
+
+def _given(ctx: click.Context, parameter: str) -> bool:
+    return ctx.get_parameter_source(parameter) is ParameterSource.COMMANDLINE
+
+
+def _refuse_others(ctx: click.Context) -> None:
+    """`MisuseError` if there is an option that a renewal does not know."""
+    for parameter in ctx.command.params:
+        if parameter.name is not None and parameter.name not in _WITH_RENEW and _given(ctx, parameter.name):
+            raise MisuseError(f"{parameter.opts[0]} does not go with --renew: only --group and --evict do")
 
 
 def _counts(
@@ -244,3 +294,31 @@ def _suggest(console: Console, made: ProvisionedGroup) -> None:
     console.print("\nTry next, in two terminals on this machine (elsewhere name your network's interface):")
     for command in commands:
         console.print(Text(f"  {command}", style="bold"))
+
+
+def _show_renewal(renewal: Renewal) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    for group in renewal.groups:
+        console.print(Text(f"group {group.name}: Gid {group.gid.hex()} takes the place of {group.before.hex()}"))
+        if group.evicted:
+            console.print(Text(f"evicted: {', '.join(group.evicted)}"))
+    table = Table("device", "groups", "what happens now", box=box.SIMPLE_HEAD)
+    for device in renewal.devices:
+        table.add_row(Text(device.name), Text(", ".join(device.groups)), Text(_what_happens(device)))
+    console.print(table)
+    console.print(
+        "To a device that is elsewhere carry its group files alone; its whole directory only if its state was lost "
+        "there."
+    )
+
+
+def _what_happens(device: RenewedDevice) -> str:
+    if device.running:
+        return "is running, and takes it up by itself"
+    parts = ["takes it up when it is started"]
+    if device.lost is not None:
+        why = device.lost.partition(", and sequence")[0].partition(" and sequence")[0]
+        parts.append(f"with new run-time state (the former: {why})")
+    if device.without:
+        parts.append(f"is shut out of {', '.join(device.without)}: renew all at once, without --group")
+    return "; ".join(parts)

@@ -15,15 +15,18 @@ import click
 from ..endpoint.endpoint import Endpoint
 from ..endpoint.multicaster import DEFAULT_TIMEOUT, KNOWN, Answer, Collection, Multicaster, Observation, Roster
 from ..endpoint.network import Address, NetworkOptions
+from ..endpoint.proxy import HostAndPort, Proxy
 from ..errors import FileFault, MisuseError
 from ..files.provisioned import ProvisionedMembership, load_member
 from ..files.state import EndpointState
 from ..membership import GroupConfiguration, Role
 from .answers import JsonSink, LineSink, Sink, Summary, TableSink
 from .exits import Exit
+from .keylog import key_log_option
 from .network import Seconds, network_options, resolve
 from .target import Target, find_target
 from .text import printable
+from .via import proxy_options, read_proxy
 
 MAX_PAYLOAD = 1024
 """Bytes. A group request is one datagram: blocks of a request cannot go to a group."""
@@ -89,18 +92,22 @@ def read_roster(text: str, group: GroupConfiguration) -> Roster:
 async def run(
     target: Target,
     message: aiocoap.Message,
+    membership: ProvisionedMembership,
     state: EndpointState,
     network: NetworkOptions,
     roster: Roster,
     limits: Limits,
     make_sink: Callable[[list[str] | None], Sink],
+    key_log: Path | None = None,
+    proxy: Proxy | None = None,
 ) -> Exit:
     """Send, show, and say how it ended. `EnvironmentFault`, `MisuseError` if it cannot be sent."""
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with Endpoint(ProvisionedMembership([target.group]), state, network) as endpoint:
-        session = _Session(Multicaster(endpoint, target.group.name, target.address), roster, limits, stop)
+    async with Endpoint(membership, state, network, key_log=key_log) as endpoint:
+        multicaster = Multicaster(endpoint, target.group.name, target.address, proxy)
+        session = _Session(multicaster, roster, limits, stop)
         names = None if roster is None else sorted(session.label(listener) for listener in session.expected)
         with make_sink(names) as sink:
             if message.opt.observe is not None:
@@ -262,6 +269,8 @@ def _sink_maker(as_json: bool, observing: bool) -> Callable[[list[str] | None], 
     help="Whose answers are expected: all known listeners, nobody's in particular, or these.",
 )
 @network_options
+@proxy_options
+@key_log_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per answer, then one for the summary.")
 @click.option("--count", type=click.IntRange(1), metavar="N", help="observe: stop after so many notifications.")
 @click.option(
@@ -285,6 +294,9 @@ def send(
     interface: str | None,
     bind: Address | None,
     hop_limit: int,
+    proxy: HostAndPort | None,
+    reach: tuple[tuple[str, HostAndPort], ...],
+    key_log: Path | None,
     as_json: bool,
     count: int | None,
     seconds: float | None,
@@ -312,8 +324,12 @@ def send(
     if content_format is not None:
         message.opt.content_format = content_format
     network = resolve(interface, bind, hop_limit)
+    via = read_proxy(proxy, reach, target.group)
     limits = Limits(timeout, count, seconds)
     make_sink = _sink_maker(as_json, method == OBSERVE)
+    membership = files.only(target.group.name).membership
     with EndpointState.open(files.state) as state:
-        code = asyncio.run(run(target, message, state, network, expected, limits, make_sink))
+        code = asyncio.run(
+            run(target, message, membership, state, network, expected, limits, make_sink, key_log, via)
+        )
     ctx.exit(code)

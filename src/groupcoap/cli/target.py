@@ -56,9 +56,10 @@ def _split(uri: str) -> tuple[str | None, tuple[str, ...], tuple[str, ...]]:
     try:
         segments = tuple(unquote(part, errors="strict") for part in path.split("/")[1:])
         parts = tuple(unquote(part, errors="strict") for part in query.split("&")) if mark else ()
-    except UnicodeDecodeError:
-        raise MisuseError(f"{uri!r} has a percent-encoding that is not UTF-8") from None
-    if any(len(part.encode()) > 255 for part in segments + parts):
+        longest = max(len(part.encode()) for part in (*segments, *parts, ""))
+    except UnicodeError:  # in a percent-encoding, or in the argument itself as the program got it
+        raise MisuseError(f"{uri!r} is not UTF-8") from None
+    if longest > 255:
         raise MisuseError("a part of the path or of the query is longer than 255 bytes")
     return authority, () if segments == ("",) else segments, parts
 
