@@ -84,6 +84,19 @@ def test_core_and_cose_open_no_back_door_to_the_outside(path: Path) -> None:
     assert not calls & {"__import__", "importlib", "open", "exec", "eval", "print", "input"}
 
 
+@pytest.mark.parametrize("path", sorted((SOURCE / "capture").glob("*.py")), ids=name_of)
+def test_captures_are_read_without_knowing_of_anything_else(path: Path) -> None:
+    own = ("groupcoap.errors", "groupcoap.capture.")
+    names = {name for name in imported(path) if name not in PURE and not name.startswith(own)}
+    assert names <= {"ipaddress", "pathlib", "struct"}
+
+
+@pytest.mark.parametrize("path", sorted((SOURCE / "cli").glob("*.py")), ids=name_of)
+def test_the_command_line_never_takes_a_secret_into_its_hands(path: Path) -> None:
+    nodes = ast.walk(ast.parse(path.read_text("utf-8")))
+    assert not [node.lineno for node in nodes if isinstance(node, ast.Attribute) and node.attr == "reveal"]
+
+
 def test_cose_takes_randomness_only_to_make_a_key() -> None:
     uses = [
         (function.name, node.attr)

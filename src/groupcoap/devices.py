@@ -101,6 +101,18 @@ class Log(resource.Resource):  # type: ignore[misc]
         return response
 
 
+class Directory(resource.WKCResource):  # type: ignore[misc]
+    """What a device serves, for `/.well-known/core`."""
+
+    async def render_get(self, request: aiocoap.Message) -> aiocoap.Message:
+        """Links in the link format, those that the query asks for."""
+        try:
+            return await super().render_get(request)
+        except (AttributeError, TypeError):
+            # aiocoap looks for what a query names in its objects: it may be a method there, and none of a link.
+            return aiocoap.Message(code=aiocoap.BAD_REQUEST)
+
+
 def light() -> resource.Site:
     """A site with `/light`."""
     return _site({"light": Light()})
@@ -119,7 +131,7 @@ def _site(resources: dict[str, resource.Resource]) -> resource.Site:
     site = resource.Site()
     for path, served in resources.items():
         site.add_resource([path], served)
-    site.add_resource([".well-known", "core"], resource.WKCResource(site.get_resources_as_linkheader))
+    site.add_resource([".well-known", "core"], Directory(site.get_resources_as_linkheader))
     return site
 
 

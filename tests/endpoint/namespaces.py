@@ -3,39 +3,33 @@
     with Lan() as lan:
         switch, *lamps = [lan.host() for _ in range(4)]
         children = [lamp.start(listen, …) for lamp in lamps]
+        lan.hub.weather(Weather(loss=0.1))
         result = switch.start(collect, …).result()
 
-A host's functions are coroutines that get a `Link` to the test as their first argument. They run in a forked
-process inside the host's namespace, so whatever the test has made can be handed over. Everything is removed at the
-end, and what a killed test run left behind is removed by the next one.
+What a host runs is a `children.Child` inside its namespace. Everything is removed at the end, and what a killed
+test run left behind is removed by the next one.
 """
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import functools
-import multiprocessing
 import os
 import re
 import shutil
 import subprocess
-import traceback
-from collections.abc import Awaitable, Callable
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from itertools import count
-from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import Any
 
-import pytest
+from children import TIMEOUT, Child, Link, Main
+from relay import PORT_PREFIX, Counts, Relay, Weather
 
-TIMEOUT = 20.0
-"""Seconds for anything a child does; only a failing test waits so long."""
+__all__ = ["Child", "Host", "Hub", "Lan", "Link", "Namespace", "why_not"]
+
 _PREFIX = "gcoap"
 _CLONE_NEWNET = 0x40000000
 _numbers = count()
-_forking = multiprocessing.get_context("fork")
 
 
 @functools.cache
@@ -77,90 +71,6 @@ def _remove_leftovers() -> None:
             subprocess.run(("ip", "netns", "del", name), capture_output=True, check=False)
 
 
-class Link:
-    """What a child process and the test tell each other."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def tell(self, event: object) -> None:
-        """To the test: it gets it from `Child.event`."""
-        self._connection.send(("event", event))
-
-    async def told(self) -> object:
-        """The next thing that the test says by `Child.tell`."""
-        loop = asyncio.get_running_loop()
-        came = asyncio.Event()
-        loop.add_reader(self._connection.fileno(), came.set)
-        try:
-            while not self._connection.poll():
-                came.clear()
-                await came.wait()
-            return self._connection.recv()
-        finally:
-            loop.remove_reader(self._connection.fileno())
-
-
-Main = Callable[..., Awaitable[object]]
-
-
-class Child:
-    """A process inside a namespace."""
-
-    def __init__(self, namespace: str, main: Main, arguments: tuple[object, ...]) -> None:
-        self._connection, theirs = _forking.Pipe()
-        self._process = _forking.Process(target=self._run, args=(namespace, theirs, main, arguments), daemon=True)
-        self._process.start()
-        theirs.close()
-
-    @staticmethod
-    def _run(namespace: str, connection: Connection, main: Main, arguments: tuple[object, ...]) -> None:
-        try:
-            enter(namespace)
-            connection.send(("result", asyncio.run(_call(main, Link(connection), arguments))))
-        except BaseException:
-            connection.send(("failed", traceback.format_exc()))
-        finally:
-            os._exit(0)  # no exit handlers of the test run
-
-    def _next(self) -> tuple[str, Any]:
-        if not self._connection.poll(TIMEOUT):
-            raise TimeoutError("a process in a namespace says nothing")
-        try:
-            kind, value = self._connection.recv()
-        except EOFError:
-            raise AssertionError("a process in a namespace has died") from None
-        if kind == "failed":
-            raise AssertionError(f"in a namespace:\n{value}")
-        return kind, value
-
-    def tell(self, what: object) -> None:
-        self._connection.send(what)
-
-    def event(self) -> Any:
-        """The next event that the child tells."""
-        kind, value = self._next()
-        assert kind == "event", f"the process has ended with {value!r}"
-        return value
-
-    def result(self) -> Any:
-        """What the child's function returns; events before that are skipped."""
-        while True:
-            kind, value = self._next()
-            if kind == "result":
-                return value
-
-    def kill(self) -> None:
-        """As a crash would end it."""
-        self._process.kill()
-        self._process.join(TIMEOUT)
-        self._connection.close()
-
-
-async def _call(main: Main, link: Link, arguments: tuple[object, ...]) -> object:
-    return await main(link, *arguments)
-
-
 class Namespace:
     """A network namespace with loopback up, and the processes in it."""
 
@@ -180,7 +90,7 @@ class Namespace:
 
     def start(self, main: Main, *arguments: object) -> Child:
         """Run `main(link, *arguments)` in a process inside."""
-        child = Child(self.name, main, arguments)
+        child = Child(main, *arguments, before=functools.partial(enter, self.name))
         self._children.append(child)
         return child
 
@@ -213,7 +123,7 @@ class Host(Namespace):
         super().__init__()
         self._hub = hub
         self.number = number
-        self.port = f"p{number}"
+        self.port = f"{PORT_PREFIX}{number}"
         """The other end of its cable, in the hub."""
         self.ipv4 = IPv4Interface(f"10.77.{number >> 8}.{number & 255}/16")
         self.ipv6 = IPv6Interface(f"fd77::{number:x}/64")
@@ -229,11 +139,11 @@ class Host(Namespace):
     def plug_in(self) -> None:
         """Make the interface and its cable to the hub."""
         e0 = self.interface
-        # Always the same hardware address: the others remember it.
+        # Always the same hardware address: the others remember it, and the hub goes by it.
         mac = f"02:00:00:00:{self.number >> 8:02x}:{self.number & 255:02x}"
         peer = ("peer", "name", e0, "address", mac, "netns", self.name)
         self._hub.ip("link", "add", self.port, "type", "veth", *peer)
-        self._hub.ip("link", "set", self.port, "master", "hub", "up")
+        self._hub.ip("link", "set", self.port, "addrgenmode", "none", "up")
         self.up()
 
     def unplug(self) -> None:
@@ -252,46 +162,44 @@ class Host(Namespace):
         self.ip("addr", "replace", f"fe80::{self.number:x}/64", "dev", e0, "nodad")
         self.ip("route", "replace", "224.0.0.0/4", "dev", e0)
 
-    def lose(self, percent: int) -> None:
-        """Lose that many of the datagrams that come in. Skips the test where the kernel has no means for it."""
-        try:
-            self._hub.tc("qdisc", "replace", "dev", self.port, "root", "netem", "loss", f"{percent}%")
-        except (RuntimeError, FileNotFoundError):
-            rule = f"numgen random mod 100 < {percent} drop"
-            chain = "{ type filter hook input priority 0; }"
-            try:
-                for command in (
-                    "add table inet t",
-                    f"add chain inet t c {chain}",
-                    f"add rule inet t c meta l4proto udp {rule}",
-                ):
-                    run("ip", "netns", "exec", self.name, "nft", command)
-            except (RuntimeError, FileNotFoundError) as problem:
-                pytest.skip(f"neither netem nor nftables here: {problem}")
-
 
 class Hub(Namespace):
-    """A bridge without multicast snooping."""
+    """A relay between the hosts, in a namespace and a process of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int) -> None:
         super().__init__()
+        self._relay = self.start(_carry, seed)
         try:
-            self.ip("link", "add", "hub", "type", "bridge", "mcast_snooping", "0", "forward_delay", "0")
-            self.ip("link", "set", "hub", "up")
-        except RuntimeError:
+            self._relay.event()
+        except BaseException:
             self.close()
             raise
 
-    def tc(self, *arguments: str) -> str:
-        return run("tc", "-n", self.name, *arguments)
+    def weather(self, weather: Weather) -> Counts:
+        """From now on datagrams fare like this. Returns how they have fared so far."""
+        self._relay.tell(weather)
+        counts: Counts = self._relay.event()
+        return counts
+
+
+async def _carry(link: Link, seed: int) -> None:
+    """The relay, until its namespace is closed."""
+    relay = Relay(seed, lambda mac: f"{PORT_PREFIX}{int.from_bytes(mac[-2:])}")
+    link.tell("ready")
+    while True:
+        weather = await link.told()
+        assert isinstance(weather, Weather)
+        relay.carry()
+        relay.weather = weather
+        link.tell(relay.counts)
 
 
 class Lan:
-    """A hub and hosts on it."""
+    """A hub and hosts on it. `seed`: of the hub's chances."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int = 0) -> None:
         _remove_leftovers()
-        self.hub = Hub()
+        self.hub = Hub(seed)
         self.hosts: list[Host] = []
 
     def host(self) -> Host:

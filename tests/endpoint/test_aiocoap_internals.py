@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import tomllib
 from collections.abc import AsyncIterator, Callable
 from importlib.metadata import version
@@ -21,6 +22,7 @@ import pytest_asyncio
 from aiocoap import error, interfaces, resource
 from aiocoap.message import Direction, UndecidedRemote
 from aiocoap.messagemanager import MessageManager
+from aiocoap.numbers import ContentFormat
 from aiocoap.numbers.optionnumbers import OptionNumber
 from aiocoap.optiontypes import BlockOption
 from aiocoap.pipe import Pipe
@@ -208,6 +210,9 @@ async def test_continue_backlog(stack: Stack) -> None:
     first, _, _ = stack.ask()
     second, _, _ = stack.ask()
     assert [message.mid for message in stack.wire.sent] == [first.mid]
+    [(waiting, monitor)] = stack.messages._backlogs[stack.peer]
+    assert waiting is second
+    assert callable(monitor)
     stack.messages._active_exchanges.pop((stack.peer, first.mid))[1].cancel()
     stack.messages._continue_backlog(stack.peer)
     assert [message.mid for message in stack.wire.sent] == [first.mid, second.mid]
@@ -231,6 +236,23 @@ async def test_a_retransmission_sends_the_same_message_again(stack: Stack) -> No
     message, _, _ = stack.ask(transport_tuning=tuning)
     sent = await stack.sent(2)
     assert sent[0] is sent[1] is message
+
+
+async def test_a_retransmission_is_not_in_the_table_while_it_is_sent(stack: Stack) -> None:
+    """Unlike a message that is sent for the first time."""
+    known: list[bool] = []
+    send = stack.wire.send
+
+    def look(message: Any) -> None:
+        known.append((message.remote, message.mid) in stack.messages._active_exchanges)
+        send(message)
+
+    stack.wire.send = look  # type: ignore[method-assign]
+    tuning = aiocoap.numbers.constants.TransportTuning()
+    tuning.ACK_TIMEOUT = 0.01
+    stack.ask(transport_tuning=tuning)
+    await stack.sent(3)
+    assert known[:3] == [True, False, False]
 
 
 @pytest.mark.parametrize("mtype", [CON, NON])
@@ -712,3 +734,103 @@ async def test_remote_is_hashed_and_compared(stack: Stack) -> None:
     )
     assert len(events) == 1
     assert stack.messages._active_exchanges == {}
+
+
+# ---- what bounds rely on
+
+
+async def test_what_is_smaller_than_the_payload_size_is_neither_cut_nor_kept(stack: Stack) -> None:
+    """With a payload size that nothing reaches, aiocoap's own cache of answers stays empty."""
+    stack.light.answer = lambda: aiocoap.Message(payload=bytes(70_000))
+    asker = Remote()
+    asker.maximum_payload_size = sys.maxsize
+    stack.receive(stack.request(), asker)
+    [answer] = await stack.sent()
+    assert (len(answer.payload), answer.opt.block2) == (70_000, None)
+    assert stack.light._block2._completes._items == {}
+
+
+async def test_a_request_without_block1_is_not_kept(stack: Stack) -> None:
+    stack.receive(stack.request())
+    await stack.sent()
+    assert stack.light._block1._assemblies._items == {}
+
+
+def test_extract_block() -> None:
+    whole = aiocoap.Message(code=aiocoap.CONTENT, payload=bytes(range(200)), etag=b"v1", observe=3)
+    whole.mid, whole.token = 7, b"t"
+    block = whole._extract_block(1, 2, 0)
+    assert (block.payload, block.opt.block2, block.opt.etag, block.opt.observe) == (
+        bytes(range(64, 128)),
+        (1, True, 2),
+        b"v1",
+        3,
+    )
+    assert (block.mid, block.token) == (None, b"t")
+    assert whole._extract_block(3, 2, 0).opt.block2 == (3, False, 2)
+    with pytest.raises(error.BadRequest):
+        whole._extract_block(4, 2, 0)
+    assert (len(whole.payload), whole.opt.block2) == (200, None)
+
+
+async def test_piggyback_opportunities_and_backlogs(stack: Stack) -> None:
+    """Where an answer that goes with an acknowledgement, and a message that waits for one, are found."""
+    stack.light.wait = asyncio.Event()
+    stack.receive(stack.request(CON, token=b"t"))
+    assert list(stack.messages._piggyback_opportunities) == [(stack.peer, b"t")]
+    for _ in range(3):
+        stack.ask(Remote())
+    assert list(stack.messages._active_exchanges) == [(Remote(), stack.wire.sent[0].mid)]
+    assert [len(waiting) for waiting in stack.messages._backlogs.values()] == [2]
+    stack.light.wait.set()
+    await stack.sent(2)
+    assert stack.messages._piggyback_opportunities == {}
+
+
+async def test_an_answer_is_shown_before_it_is_sent_so_that_it_can_be_sent_to_a_copy(stack: Stack) -> None:
+    """`_store_response_for_duplicates` and `_send_initially`, between which a table of copies stands."""
+    stored: list[Any] = []
+    stack.messages._store_response_for_duplicates = stored.append
+    stack.receive(stack.request(CON))
+    [answer] = await stack.sent()
+    assert stored == [answer]
+    stack.messages._send_initially(answer)
+    assert stack.wire.sent == [answer, answer]
+
+
+async def test_interest_ends_once_when_a_request_is_stopped_or_answered(stack: Stack) -> None:
+    ended: list[str] = []
+    for mid, name in enumerate(("answered", "stopped")):
+        stack.light.wait = asyncio.Event()
+        stack.receive(stack.request(mid=mid))
+        [(pipe, stop)] = stack.tokens.incoming_requests.values()
+        pipe.on_interest_end(lambda name=name: ended.append(name))
+        await eventually(lambda: stack.light.seen)
+        if name == "answered":
+            stack.light.wait.set()
+            await stack.sent()
+        else:
+            stop()
+        assert ended[-1] == name
+        stack.light.seen.clear()
+    await asyncio.sleep(0)
+    assert ended == ["answered", "stopped"]
+
+
+async def test_incoming_requests_are_in_order_of_arrival(stack: Stack) -> None:
+    stack.light.wait = asyncio.Event()
+    for mid, token in enumerate((b"b", b"a", b"c")):
+        stack.receive(stack.request(mid=mid, token=token))
+    assert [token for token, _ in stack.tokens.incoming_requests] == [b"b", b"a", b"c"]
+
+
+@pytest.mark.parametrize("kind", [OptionNumber, ContentFormat])
+def test_enums_of_numbers_remember_what_has_no_name(kind: Any) -> None:
+    """Which is why `groupcoap.endpoint.messages` does not call them."""
+    number = 54_321
+    assert number not in kind._value2member_map_
+    assert kind(number) is kind._value2member_map_.pop(number)
+    bare = int.__new__(kind, number)
+    bare._value_ = number
+    assert bare == kind(number)
+    del kind._value2member_map_[number]

@@ -14,7 +14,8 @@ from world import BEST_EFFORT, World
 from groupcoap.core.policy import GroupPolicy
 from groupcoap.core.requests import SignatureState
 from groupcoap.core.synchronization import Freshness
-from groupcoap.endpoint.etags import BlockEtags
+from groupcoap.endpoint.blockwise import Blockwise
+from groupcoap.endpoint.limits import uncounted
 from groupcoap.endpoint.listener import Listener
 from groupcoap.endpoint.multicaster import KNOWN, Multicaster
 from groupcoap.errors import MisuseError
@@ -206,7 +207,8 @@ async def test_blocks_of_two_states_of_a_resource_are_not_put_together() -> None
             async def render_get(self, request: aiocoap.Message) -> aiocoap.Message:
                 number = request.opt.block2.block_number if request.opt.block2 else 0
                 if number == 1:
-                    endpoint.messages._etags = BlockEtags()  # as if the first block were of long ago
+                    # as if the first block were of long ago
+                    endpoint.messages._blockwise = Blockwise(endpoint.limits, uncounted, uncounted)
                 return aiocoap.Message(payload=bytes(64), block2=(number, True, 2))
 
         site.add_resource(["changing"], Changing())

@@ -21,7 +21,8 @@ from groupcoap.endpoint import deferred
 from groupcoap.endpoint.deferred import BATCH, DeferredChecks, SourceReport, log_report
 from groupcoap.endpoint.endpoint import Endpoint
 from groupcoap.endpoint.groups import ListenerPolicy
-from groupcoap.errors import Reason
+from groupcoap.endpoint.limits import DEFAULT_LIMITS, Limits
+from groupcoap.errors import Limit, Reason
 
 DEFER = ListenerPolicy(verification=Verification.DEFER)
 SKIP = ListenerPolicy(verification=Verification.SKIP)
@@ -160,11 +161,12 @@ class Gate:
 
 async def test_the_delivery_path_does_not_wait_for_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several run at a time, off it; when no more may be pending, requests are verified at once."""
-    monkeypatch.setattr(deferred, "MAX_PENDING", 2 * BATCH)
+    limits = Limits(deferred=2 * BATCH)
     gate = Gate(monkeypatch)
     world = World(listeners=1)
     reports: list[SourceReport] = []
-    async with lamps(world, policy=DEFER, report=reports.append) as [(lamp, light)], Peer() as peer:
+    opened = lamps(world, policy=DEFER, report=reports.append, limits=limits)
+    async with opened as [(lamp, light)], Peer() as peer:
         member = honest(world)
         bad = forger(world, first=1000)
         for _ in range(2 * BATCH):
@@ -175,6 +177,7 @@ async def test_the_delivery_path_does_not_wait_for_checks(monkeypatch: pytest.Mo
         assert lamp.deferred.full
         peer.send(bad.request(), bad.group)  # with the queue full this one is found out at once
         await eventually(lambda: lamp.counters.rejected == {Reason.SIGNATURE_FAILED: 1})
+        assert lamp.counters.limited == {Limit.DEFERRED: 1}
         peer.send(member.request(), member.group)
         await light.wait_for(2 * BATCH + 1)
         assert states(light)[-1] is SignatureState.VERIFIED
@@ -206,7 +209,7 @@ async def test_a_report_that_fails_takes_no_others_with_it(caplog: pytest.LogCap
 
 
 async def test_an_empty_queue_closes_at_once() -> None:
-    checks = DeferredChecks(log_report)
+    checks = DeferredChecks(log_report, DEFAULT_LIMITS)
     await checks.close()
     await checks.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
+from contextlib import suppress
 
 import pytest
 from devices import answers, eventually, lamps, put, switch
@@ -17,11 +18,14 @@ from groupcoap.core.requests import SignatureState
 from groupcoap.cose.credentials import Credential, CredentialKind
 from groupcoap.cose.keys import DEFAULT_SIGNATURE, PublicKey
 from groupcoap.endpoint import lookups
-from groupcoap.endpoint.lookups import FIRST_BACKOFF, MAX_BACKOFF, MAX_LOOKUPS, MAX_WAITING, CredentialLookups
-from groupcoap.errors import EnvironmentFault, Reason, Rejected
+from groupcoap.endpoint.limits import Limits
+from groupcoap.endpoint.lookups import FIRST_BACKOFF, MAX_BACKOFF, CredentialLookups
+from groupcoap.errors import Busy, EnvironmentFault, Limit, Reason, Rejected
 from groupcoap.membership import GroupConfiguration, MemberLeft
 
 STRANGER = b"\x77"
+LIMITS = Limits(lookups=8, waiting_per_lookup=3, not_found=16)
+HOST = "192.0.2.1"
 
 
 class SlowSource(Source):
@@ -142,13 +146,14 @@ async def test_only_so_many_messages_of_one_sender_wait_and_each_is_delivered_on
     stranger = Member(world, STRANGER)
     source = SlowSource([world.configuration(world.lamp_ids[0])])
     source.credentials[STRANGER] = raw(stranger.key.public_key)
-    async with lamps(world, source=source) as [(lamp, light)], Peer() as peer:
-        for number in range(MAX_WAITING + 3):
+    async with lamps(world, source=source, limits=LIMITS) as [(lamp, light)], Peer() as peer:
+        for number in range(5):
             peer.send(stranger.request(b"%d" % number), stranger.group)
-        await eventually(lambda: lamp.counters.rejected == {Reason.BUSY: 3})
+        await eventually(lambda: lamp.counters.rejected == {Reason.BUSY: 2})
+        assert lamp.counters.limited == {Limit.WAITING_PER_LOOKUP: 2}
         source.answer.set()
-        await light.wait_for(MAX_WAITING)
-        assert light.payloads == [b"%d" % n for n in range(MAX_WAITING)]
+        await light.wait_for(3)
+        assert light.payloads == [b"0", b"1", b"2"]
         assert source.looked_up == [STRANGER]
 
 
@@ -243,13 +248,15 @@ def make() -> tuple[CredentialLookups, Source, SecurityContext, dict[bytes, Publ
     world = World()
     source = world.source(world.lamp_ids[0])
     learned: dict[bytes, PublicKey] = {}
-    table = CredentialLookups(source, lambda group, gid, kid, key: learned.update({kid: key}))
+    table = CredentialLookups(source, lambda group, gid, kid, key: learned.update({kid: key}), LIMITS)
     return table, source, Member(world, world.lamp_ids[0]).context, learned
 
 
-async def ask(table: CredentialLookups, context: SecurityContext, kid: bytes, now: float) -> PublicKey | None:
+async def ask(
+    table: CredentialLookups, context: SecurityContext, kid: bytes, now: float, host: str = HOST
+) -> PublicKey | None:
     answered: asyncio.Future[PublicKey | None] = asyncio.get_running_loop().create_future()
-    table.request(context, kid, now, answered.set_result)
+    table.request(context, kid, host, now, answered.set_result)
     return await answered
 
 
@@ -263,7 +270,7 @@ async def test_each_time_the_wait_is_twice_as_long() -> None:
         until_then, waited = table._not_found._entries["room", context.gid, STRANGER][1]
         assert waited == backoff
         with pytest.raises(Rejected) as caught:
-            table.request(context, STRANGER, until_then - 0.01, lambda key: None)
+            table.request(context, STRANGER, HOST, until_then - 0.01, lambda key: None)
         assert caught.value.reason is Reason.NO_PUBLIC_KEY
         now = until_then
         backoff = min(2 * backoff, MAX_BACKOFF)
@@ -277,9 +284,10 @@ async def test_found_after_all() -> None:
     assert await ask(table, context, STRANGER, now) is None
     key = DEFAULT_SIGNATURE.generate().public_key
     source.credentials[STRANGER] = raw(key)
-    assert await ask(table, context, STRANGER, now + FIRST_BACKOFF + 1) is not None
+    later = now + FIRST_BACKOFF + 1
+    assert await ask(table, context, STRANGER, later) is not None
     assert learned[STRANGER].data == key.data
-    assert await ask(table, context, STRANGER, now) is not None  # the bad memory is gone
+    assert await ask(table, context, STRANGER, later) is not None  # the bad memory is gone
 
 
 async def test_a_credential_without_a_key_of_the_groups_algorithm() -> None:
@@ -293,15 +301,15 @@ async def test_only_so_many_look_ups_at_once() -> None:
     world = World()
     source = SlowSource([world.configuration(world.lamp_ids[0])])
     context = Member(world, world.lamp_ids[0]).context
-    table = CredentialLookups(source, lambda *_: None)
+    table = CredentialLookups(source, lambda *_: None, LIMITS)
     found: list[PublicKey | None] = []
-    for number in range(MAX_LOOKUPS):
-        table.request(context, number.to_bytes(2, "big"), 0.0, found.append)
-    with pytest.raises(Rejected) as caught:
-        table.request(context, STRANGER, 0.0, found.append)
-    assert caught.value.reason is Reason.BUSY
+    for number in range(LIMITS.lookups):
+        table.request(context, number.to_bytes(2, "big"), HOST, 0.0, found.append)
+    with pytest.raises(Busy) as caught:
+        table.request(context, STRANGER, HOST, 0.0, found.append)
+    assert caught.value.limit is Limit.LOOKUPS
     source.answer.set()
-    await eventually(lambda: len(found) == MAX_LOOKUPS)
+    await eventually(lambda: len(found) == LIMITS.lookups)
     assert await ask(table, context, STRANGER, 0.0) is None  # there is room again
     await table.close()
 
@@ -309,7 +317,31 @@ async def test_only_so_many_look_ups_at_once() -> None:
 async def test_the_memory_of_who_was_not_found_is_bounded() -> None:
     table, source, context, _ = make()
     for number in range(1000):
-        await ask(table, context, number.to_bytes(2, "big"), 0.0)
-    assert len(table._not_found) == 256
+        await ask(table, context, number.to_bytes(2, "big"), float(number))
+    assert len(table._not_found) == LIMITS.not_found
     assert len(source.looked_up) == 1000
+    await table.close()
+
+
+async def test_who_invents_senders_uses_up_the_rate_of_its_own_host() -> None:
+    table, source, context, _ = make()
+    refused: list[Limit] = []
+    for number in range(1000):
+        try:
+            await ask(table, context, number.to_bytes(2, "big"), 0.0)
+        except Busy as busy:
+            refused.append(busy.limit)
+    assert len(source.looked_up) == 2 * LIMITS.lookup_rate_per_peer
+    assert set(refused) == {Limit.LOOKUP_RATE_PER_PEER}
+    assert await ask(table, context, STRANGER, 0.0, "192.0.2.2") is None  # another host's share is still there
+    assert source.looked_up[-1] == STRANGER
+    await table.close()
+
+
+async def test_all_hosts_together_have_a_rate_too() -> None:
+    table, source, context, _ = make()
+    for number in range(1000):
+        with suppress(Busy):
+            await ask(table, context, number.to_bytes(2, "big"), 0.0, f"192.0.2.{number % 256}")
+    assert len(source.looked_up) == 2 * LIMITS.lookup_rate
     await table.close()

@@ -179,3 +179,23 @@ def test_format_given_by_the_application() -> None:
 def test_aiocoaps_options_have(name: str) -> None:
     assert callable(getattr(Options, name))
     assert callable(OptionNumber.create_option)
+
+
+def test_numbers_without_a_name_are_not_remembered() -> None:
+    """aiocoap's Enums would keep each of them for ever."""
+    before = [len(kind._value2member_map_) for kind in (OptionNumber, ContentFormat)]
+    for number in range(60_000, 61_000):
+        value = number.to_bytes(2, "big")
+        message = Message(coap.NON, coap.PUT, 1, b"", ((12, value), (17, value), (number, b"x")), b"body")
+        made = from_core(message, None)
+        assert (made.opt.content_format, made.opt.accept) == (number, number)
+        assert to_core(made) == message
+        copy = made.copy()
+        assert copy.opt.content_format == number
+        assert [int(option.number) for option in copy.opt.option_list()] == [12, 17, number]
+    assert [len(kind._value2member_map_) for kind in (OptionNumber, ContentFormat)] == before
+
+
+def test_numbers_with_a_name_are_the_same_as_aiocoaps() -> None:
+    message = from_core(Message(coap.NON, coap.PUT, 1, b"", ((12, b"\x3c"),), b"body"), None)
+    assert message.opt.content_format is ContentFormat.CBOR

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -15,15 +16,17 @@ from devices import eventually
 from wire import Inbox, Peer
 from world import free_port
 
+from groupcoap.endpoint.limits import Limits
 from groupcoap.endpoint.network import (
     Channel,
     Network,
     NetworkOptions,
+    SocketAddress,
     choose_interface,
     interface_index,
     parse_address,
 )
-from groupcoap.errors import NetworkFault
+from groupcoap.errors import Limit, NetworkFault
 from groupcoap.membership import GroupAddress
 
 GROUP = IPv4Address("224.0.1.187")
@@ -31,7 +34,8 @@ OTHER_GROUP = IPv4Address("224.0.1.188")
 
 
 def options(bind: str = "127.0.0.1", **more: Any) -> NetworkOptions:
-    return NetworkOptions(interface="lo", bind=ip_address(bind), **{"hop_limit": 0, **more})
+    """Without the kernel's filter: the datagrams here are no CoAP."""
+    return NetworkOptions(interface="lo", bind=ip_address(bind), **{"hop_limit": 0, "kernel_filter": False, **more})
 
 
 @asynccontextmanager
@@ -342,10 +346,40 @@ async def test_what_the_kernel_cannot_take_at_once_waits_in_order(pipe: Any) -> 
 
 
 async def test_the_queue_is_bounded(pipe: Any) -> None:
-    sender, _, path = pipe
-    channel = Channel(sender, None, Inbox())
+    sender, receiver, path = pipe
+    reached: list[Limit] = []
+    channel = Channel(sender, None, Inbox(), Limits(send_queue=10), reached.append)
     for number in range(5000):
         channel.send(b"%d" % number, path)
-    assert len(channel._waiting) == 1024
+    assert len(channel._waiting) == 10
+    got = []
+    with suppress(BlockingIOError):
+        while True:
+            got.append(receiver.recv(100))
+    assert reached == [Limit.SEND_QUEUE] * (5000 - len(got) - 10)
+    assert channel._waiting[-1][0] == b"4999"  # the oldest have gone
     channel.close()  # with datagrams still waiting
     channel.close()
+
+
+async def test_a_flood_at_one_socket_leaves_timers_and_other_sockets_their_turn() -> None:
+    order: list[str] = []
+    flooded, quiet = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
+    for sock in (flooded, quiet):
+        sock.bind(("127.0.0.1", 0))
+
+    def work(datagram: bytes, source: SocketAddress, destination: bytes | None) -> None:
+        order.append("flood")
+        time.sleep(0.001)
+
+    channels = [Channel(flooded, None, work), Channel(quiet, None, lambda *_: order.append("other"))]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for _ in range(100):
+            sender.sendto(b"flood", flooded.getsockname())
+        sender.sendto(b"other", quiet.getsockname())
+    asyncio.get_running_loop().call_later(0, order.append, "timer")
+    await eventually(lambda: order.count("flood") == 100)
+    assert "flood" in order[order.index("timer") :]
+    assert "flood" in order[order.index("other") :]
+    for channel in channels:
+        channel.close()
