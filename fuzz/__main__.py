@@ -101,7 +101,7 @@ def _replay_all(targets: Sequence[Target], corpus: Path) -> int:
 def _fuzz(targets: Sequence[Target], arguments: argparse.Namespace) -> int:
     shares = sum(target.share for target in targets)
     run = partial(_run, arguments)
-    inputs = [max(arguments.inputs * target.share // shares, 1) for target in targets]
+    inputs = [-(-arguments.inputs * target.share // shares) for target in targets]  # rounded up
     print(_ROW.format("target", "inputs", "seconds", "inputs/s", "coverage", "features", "corpus", "findings"))
     results = []
     with ThreadPoolExecutor(arguments.jobs) as threads:

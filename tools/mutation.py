@@ -234,7 +234,7 @@ def mutant_of(module: Path, item: WorkItem, result: WorkResult) -> Mutant:
     return Mutant(f"{module.parent.name}/{module.name}", item.mutations[0].definition_name or "", old, new)
 
 
-def explained() -> set[Mutant]:
+def explanations() -> set[Mutant]:
     """The survivors that the record explains: its blocks of kind `diff`."""
     found: set[Mutant] = set()
     module = where = old = ""
@@ -261,11 +261,12 @@ def report(module: Path, known: set[Mutant]) -> bool:
         ]
     killed = counts["killed"] + counts["timeout"]
     total = killed + len(survivors)
+    explained = [mutant for mutant in survivors if mutant in known]
     unknown = sorted(set(survivors) - known)
     needless = sorted({mutant for mutant in known if mutant.module == name} - set(survivors))
     print(
         f"{name}: {killed} of {total} killed ({killed / max(total, 1):.1%}), {counts['timeout']} of them by time; "
-        f"{len(survivors) - len(unknown)} survivors explained, {len(unknown)} not; {counts['never run']} never run"
+        f"{len(explained)} of {len(survivors)} survivors explained; {counts['never run']} never run"
     )
     for title, mutants in (("not explained", unknown), ("explained, but does not survive", needless)):
         for mutant in mutants:
@@ -280,7 +281,7 @@ def main() -> int:
     mode.add_argument("--again", action="store_true", help="run only those mutants that survived the last time")
     mode.add_argument("--report", action="store_true", help="run nothing")
     arguments = parser.parse_args()
-    known = explained()
+    known = explanations()
     fine = True
     with TemporaryDirectory() as tree:
         if not arguments.report:

@@ -14,6 +14,7 @@ from aiocoap import resource
 
 from groupcoap.core import coap
 from groupcoap.core.coap import Message
+from groupcoap.core.multicast_oscore_04 import FLAG_COUNTERSIGN
 from groupcoap.core.option import decode_prefix
 from groupcoap.core.policy import Verification
 from groupcoap.core.profile import RequestIds
@@ -378,8 +379,9 @@ class _Scene:
             return sent.token == cause.token or sent.message_id == cause.message_id
         request_came = coap.is_request(cause.code) and sent.token == cause.token
         if sent.type == coap.NON:
-            unprotected = cause.option(coap.OBJECT_SECURITY) is None
-            return request_came and cause.type == coap.NON and unprotected and sent.code == coap.UNAUTHORIZED
+            # What has no countersignature is RFC 8613's, if anybody's.
+            is_groups = (object_security_of(cause) or b"\0")[0] & FLAG_COUNTERSIGN
+            return request_came and cause.type == coap.NON and not is_groups and sent.code == coap.UNAUTHORIZED
         if cause.type != coap.CON or sent.message_id != cause.message_id:
             return False
         if sent.code == coap.EMPTY:

@@ -34,7 +34,7 @@ _RECORDS: tuple[Record, ...] = (
     ["run", _RUN],
 )
 _REQUESTS: tuple[Record, ...] = (
-    ["sent", "70", *_KEY, "07", 1.5, 8.5, ["02", "80"]],
+    ["sent", "70", *_KEY, "07", 1.5, 1e12, ["02", "80"]],
     ["answered", "70", "02"],
     ["ended", "70"],
 )

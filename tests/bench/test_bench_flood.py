@@ -78,6 +78,8 @@ def test_an_interrupt_ends_it_and_its_processes() -> None:
     assert b"Traceback" not in error
 
 
-@pytest.mark.parametrize("option", [("--rounds", "0"), ("--seconds", "0"), ("--seconds", "61")])
+@pytest.mark.parametrize(
+    "option", [("--rounds", "0"), ("--seconds", "0"), ("--seconds", "61"), ("--seconds", "nan")]
+)
 def test_it_is_bounded(option: tuple[str, str]) -> None:
     assert CliRunner().invoke(bench, ["flood", *option]).exit_code == 2

@@ -276,6 +276,7 @@ def test_the_command(world: World) -> None:
 def test_exit_codes(world: World) -> None:
     member = world.home / "lamp-1"
     assert run(world.request.hex()).exit_code == 0
+    assert run(world.response.hex()).exit_code == 0
     assert run(flipped(world.request, len(world.request) - 1).hex(), "--member", member).exit_code == 1
     assert run(world.response.hex(), "--member", member).exit_code == 1
     assert run(world.response.hex(), "--member", member, "--request", world.request.hex()).exit_code == 0

@@ -211,7 +211,7 @@ def test_all_verified_is_exit_code_0(scene: Scene, tmp_path: Path) -> None:
     other = write(tmp_path / "other.pcap", pcap([TCP], 105))
     assert run(other, *scene.keys).exit_code == 1
     nothing = run(write(tmp_path / "empty.pcap", pcap([])))
-    assert (nothing.exit_code, nothing.output) == (0, "\nno group messages\n")
+    assert (nothing.exit_code, nothing.output) == (0, "no group messages\n")
 
 
 @pytest.mark.parametrize("link", LINKS)
@@ -505,8 +505,34 @@ def test_a_directory_is_no_capture(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_what_is_neither_hex_nor_a_file_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
-    assert program("romm") == 2
-    assert "'r' is not a hex digit" in capsys.readouterr().err
+    assert program("captured") == 2
+    assert "'captured' is neither hex nor a file: 'p' is not a hex digit" in capsys.readouterr().err
+    assert program("40", "zz") == 2
+    assert "'z' is not a hex digit" in capsys.readouterr().err
+    assert program("40" * 1000 + "z") == 2
+    assert len(capsys.readouterr().err) < 200
+
+
+def test_hex_in_a_file_is_told_its_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path / "hex.txt", b"0x40 01 00 07")
+    assert program(path) == 3
+    assert f"is no capture file; hex from a file: groupcoap decode - < {path}\n" in capsys.readouterr().err
+    write(path, b"")
+    assert program(path) == 3
+    assert "(pcap or pcapng)" in capsys.readouterr().err
+
+
+def test_a_key_log_that_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert program("40010007", "--key-log", tmp_path / "keys") == 3
+    assert capsys.readouterr().err.endswith("does not exist; check the path; listen --key-log makes one\n")
+
+
+def test_where_nothing_fits_the_output_begins_with_the_summary(
+    scene: Scene, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(scene.capture, "--port", 1).output.startswith("no group messages in ")
+    assert program(write(tmp_path / "cut.pcap", scene.capture.read_bytes()[:30])) == 3
+    assert capsys.readouterr().out == "no group messages\n"
 
 
 def test_a_damaged_capture_shows_what_comes_before(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import re
 import signal
 import socket
@@ -9,6 +11,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
+from groupcoap.cli.listen import MOST_DROPS, DropLines, Lines
 
 from .room import PROGRAM, Room, furnished, room, run
 
@@ -131,7 +135,7 @@ def test_it_ends_with_its_parent_if_asked_to(room: Room) -> None:
     ("arguments", "code", "says"),
     [
         (["{room}/nobody", "--interface", "lo"], 3, "does not exist"),
-        (["{room}", "--interface", "lo"], 3, "provision the device first"),
+        (["{room}", "--interface", "lo"], 3, "holds devices and is none itself; give one of lamp-1"),
         (["{room}/switch-1", "--interface", "lo"], 2, "switch-1 is no listener in room"),
         (["{room}/lamp-1"], 5, "--interface NAME"),
         (["{room}/lamp-1", "--interface", "nosuch0"], 5, "there is no interface 'nosuch0'"),
@@ -209,3 +213,17 @@ def test_no_secret_is_ever_said(tmp_path: Path) -> None:
         secrets = re.findall(r'"(?:private_key|master_secret)": "([0-9a-f]+)"', "".join(files))
         assert len(secrets) == 4
         assert not [secret for secret in secrets if secret in said]
+
+
+def test_a_flood_of_drops_does_not_become_a_flood_of_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    handler = DropLines(Lines(asyncio.Event()))
+    for second, count in ((100, 50), (101, 3), (102, MOST_DROPS + 1)):
+        for number in range(count):
+            record = logging.makeLogRecord({"msg": f"dropped {second}-{number}", "created": second + 0.5})
+            handler.emit(record)
+    handler.close()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[MOST_DROPS] == "dropped 30 more in the same second"
+    assert lines[MOST_DROPS + 1 : MOST_DROPS + 4] == ["dropped 101-0", "dropped 101-1", "dropped 101-2"]
+    assert lines[-1] == "dropped 1 more in the same second"
+    assert len(lines) == 2 * MOST_DROPS + 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -134,6 +135,15 @@ def test_a_mistake_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> Non
 
     with_command(monkeypatch, act)
     with pytest.raises(ZeroDivisionError):
+        main(["act"])
+
+
+def test_a_broken_connection_is_not_called_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    def act() -> None:
+        raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+    with_command(monkeypatch, act)
+    with pytest.raises(ConnectionResetError):
         main(["act"])
 
 

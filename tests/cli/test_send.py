@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from forward_proxy import ForwardProxy
+from groupcoap.cli.answers import Summary
 from groupcoap.cli.target import find_target
-from groupcoap.cli.via import host_and_port
+from groupcoap.cli.via import host_and_port, host_and_port_text
+from groupcoap.demo.room import reserve_port
 from groupcoap.errors import MisuseError
 from groupcoap.files.provisioned import load_member
 
@@ -58,6 +60,7 @@ def test_json_is_one_object_per_answer_then_the_summary(lit: Room) -> None:
         "complete": True,
         "answered": 2,
         "expected": 2,
+        "others": 0,
         "missing": [],
         "problems": {},
         "refused": {},
@@ -110,7 +113,55 @@ def test_the_roster_says_who_is_waited_for(room: Room) -> None:
     assert whoever.json[-1]["expected"] is None
     nobody = room.send("get", "/nothing", "--roster", "none", timeout=0.5)
     assert nobody.code == 1
-    assert nobody.out.splitlines()[-1].startswith("nobody answered: ")
+    assert nobody.out.splitlines()[-1] == (
+        "nobody answered: do the listeners run, on this interface, and is there such a resource? "
+        "Errors are not sent in answer to multicast. groupcoap check looks for the cause."
+    )
+
+
+def test_who_is_not_in_the_roster_is_counted_apart(room: Room) -> None:
+    room.listen("lamp-2")
+    absent = ("get", "/light", "--roster", "lamp-1")
+    sent = room.send(*absent, timeout=1)
+    assert sent.code == 1
+    _, counts, *rest = sent.out.splitlines()
+    assert re.fullmatch(r"0 of 1 answered, and 1 more; the first after \d+ ms", counts)
+    assert rest == ["missing: lamp-1"]
+    summary = room.send(*absent, "--json", timeout=1).json[-1]
+    assert [summary[key] for key in ("answered", "expected", "others", "answers")] == [0, 1, 1, 1]
+    room.listen("lamp-1")
+    observed = room.send("observe", "/light", "--roster", "lamp-1", "--count", "2")
+    assert observed.out.splitlines()[-1] == "1 of 1 answered, and 1 more; 2 notifications"
+
+
+@pytest.mark.parametrize(
+    ("summary", "line"),
+    [
+        (
+            Summary(2, 1, 1, 1, first=0.358, last=0.512),
+            "1 of 1 answered, and 1 more; the first after 358 ms, the last after 512 ms",
+        ),
+        (Summary(1, 1, 1, first=0.358, last=0.358), "1 of 1 answered, the first after 358 ms"),
+        (Summary(2, 2, None, first=0.358, last=0.512), "2 answered, the first after 358 ms, the last after 512 ms"),
+        (Summary(0, 0, 2), "0 of 2 answered"),
+    ],
+)
+def test_how_answers_are_counted(summary: Summary, line: str) -> None:
+    assert next(iter(summary.lines())) == line
+
+
+def test_the_table_counts_while_it_waits(tmp_path: Path) -> None:
+    with furnished(tmp_path, switch=1, lamp=2) as room:
+        room.listen("lamp-2")
+        ours, theirs = pty.openpty()
+        environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+        arguments = ("send", "get", "/light", *room.sender(), "--roster", "lamp-1", "--timeout", "1")
+        with subprocess.Popen([*PROGRAM, *arguments], stdout=theirs, stderr=theirs, env=environment) as process:
+            os.close(theirs)
+            shown = b"".join(iter(lambda: _read(ours), b"")).decode()
+            assert process.wait(PATIENCE) == 1
+        os.close(ours)
+    assert "0 of 1, and 1 more …" in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown)
 
 
 def test_a_group_of_pure_listeners_is_complete_without_answers(tmp_path: Path) -> None:
@@ -170,13 +221,57 @@ def test_an_observation_ends_by_count_or_time(lit: Room) -> None:
     assert "nobody lets this resource be observed" in refused.out
 
 
-def test_ctrl_c_ends_the_waiting_with_a_summary(room: Room) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_the_waiting_with_a_summary(room: Room, number: signal.Signals) -> None:
     room.listen("lamp-1")
     waiting = room.start("send", "get", "/light", *room.sender(), "--timeout", "60")
     waiting.expect("lamp-1")
-    waiting.signal(signal.SIGINT)
-    assert waiting.ended() == 1
+    waiting.signal(number)
+    assert waiting.ended() == 130
     assert waiting.rest()[-1] == "missing: lamp-2"
+
+
+def test_an_interrupted_request_without_a_roster_is_not_done(room: Room) -> None:
+    room.listen("lamp-1")
+    waiting = room.start("send", "get", "/light", *room.sender(), "--timeout", "60", "--roster", "none")
+    waiting.expect("lamp-1")
+    assert waiting.stop() == 130
+    assert waiting.rest()[-1].startswith("1 answered, the first after ")
+
+
+def test_no_guess_why_nobody_answered_is_made_when_interrupted(room: Room) -> None:
+    panel = room.listen("panel-1", "--verbose")
+    waiting = room.start("send", "get", "/light", *room.sender(), "--timeout", "60")
+    panel.expect("not synchronized yet")
+    assert waiting.stop() == 130
+    assert waiting.rest() == ["0 of 2 answered", "missing: lamp-1, lamp-2"]
+
+
+def test_an_observation_that_ctrl_c_ends_is_incomplete_while_somebody_is_missing(room: Room) -> None:
+    room.listen("lamp-1")
+    for roster, code in (("lamp-1", 0), ("known", 1), ("none", 0)):
+        watcher = room.start("send", "observe", "/light", *room.sender(), "--roster", roster)
+        watcher.expect("lamp-1")
+        assert watcher.stop() == code
+
+
+def test_what_cannot_be_sent_says_where_help_is(room: Room) -> None:
+    """A broadcast address is refused by the kernel: nothing is sent."""
+    sent = room.send("get", "/light", "--proxy", "255.255.255.255")
+    assert (sent.code, sent.err) == (
+        5,
+        "groupcoap: cannot send to 255.255.255.255: Permission denied; groupcoap check says what to do\n",
+    )
+
+
+def test_a_proxy_that_does_not_answer_is_asked_about(room: Room) -> None:
+    with reserve_port() as reserved:
+        port = reserved.getsockname()[1]
+        sent = room.send("get", "/light", "--proxy", f"127.0.0.1:{port}", timeout=0.5)
+    assert sent.code == 1
+    assert sent.out.splitlines()[-1] == (
+        f"nobody answered: does a forward proxy run at 127.0.0.1:{port}, and does it send to the group?"
+    )
 
 
 def test_a_device_that_runs_already_cannot_send(lit: Room) -> None:
@@ -284,3 +379,4 @@ def test_a_proxy_that_makes_no_sense(room: Room, options: list[str], complaint: 
 def test_where_a_proxy_is(text: str, expected: tuple[str, int]) -> None:
     host, port = host_and_port(text)
     assert (str(host), port) == expected
+    assert host_and_port(host_and_port_text(host, port)) == (host, port)

@@ -164,6 +164,16 @@ def test_as_large_as_allowed_and_one_more() -> None:
                 proxies.feed("a", last, 0.0)
 
 
+def test_what_is_bounded_is_all_that_came_and_not_the_latest_piece() -> None:
+    proxies, answer = Proxies(31), AnswerAssembly(31)
+    proxies.feed("a", piece(0, True, bytes(16)), 0.0)
+    answer.feed(answer_piece(0, True, bytes(16)))
+    with refused(Reason.TOO_LARGE):
+        proxies.feed("a", piece(1, False, bytes(16)), 0.0)
+    with refused(Reason.TOO_LARGE):
+        answer.feed(answer_piece(1, False, bytes(16)))
+
+
 def test_block_zero_begins_anew() -> None:
     proxies = Proxies()
     for part in cut(b"a" * 40, [0])[:2]:
@@ -364,6 +374,19 @@ def test_an_answer_is_put_together_again(body: bytes, exponent: int, etag: bytes
     assert result.options == ((coap.OBJECT_SECURITY, b"\x28"),)
 
 
+@pytest.mark.parametrize("exponent", range(7))
+def test_each_piece_of_an_answer_asks_for_the_next_of_the_same_size(exponent: int) -> None:
+    size = 16 << exponent
+    assembly = AnswerAssembly(5 * size)
+    for number in range(4):
+        asked_for = assembly.feed(answer_piece(number, True, bytes((number,)) * size, exponent=exponent))
+        assert isinstance(asked_for, bytes)
+        assert parse_block(asked_for) == (number + 1, False, size)
+    whole_answer = assembly.feed(answer_piece(4, False, b"end", exponent=exponent))
+    assert isinstance(whole_answer, Message)
+    assert whole_answer.payload == b"".join(bytes((number,)) * size for number in range(4)) + b"end"
+
+
 @pytest.mark.parametrize(
     "second",
     [
@@ -420,11 +443,12 @@ def test_what_is_a_piece(value: bytes | None, expected: bool) -> None:
     assert is_piece(value) is expected
 
 
-def test_pieces_without_end_are_refused_some_day() -> None:
-    assembly = AnswerAssembly(64)
+@pytest.mark.parametrize(("max_size", "most"), [(64, 10), (40, 6), (16, 4)])
+def test_pieces_without_end_are_refused_some_day(max_size: int, most: int) -> None:
+    assembly = AnswerAssembly(max_size)
     taken = 0
     with refused(Reason.TOO_LARGE):
         while taken < 1000:
             assembly.feed(answer_piece(0, True, b"a" * 16))
             taken += 1
-    assert taken == 10
+    assert taken == most

@@ -22,8 +22,8 @@ from groupcoap.core.requests import (
     protect_request,
 )
 from groupcoap.core.sequence import MAXIMUM
-from groupcoap.core.synchronization import Freshness, SynchronizationPolicy
-from groupcoap.errors import MisuseError, Reason, SequenceNumbersExhausted
+from groupcoap.core.synchronization import Freshness, Method, SynchronizationPolicy
+from groupcoap.errors import MisuseError, Reason, Rejected, SequenceNumbersExhausted
 from support import (
     ADDRESS,
     BASELINE,
@@ -108,6 +108,22 @@ def test_only_requests_are_protected_as_requests(code: int) -> None:
     assert sender.sender.numbers.take() == 0
 
 
+def test_options_that_travel_outside_stay_with_the_message_and_others_are_gone() -> None:
+    sender, listener = pair()
+    for outside in ((), ((coap.URI_HOST, b"h"),), ((coap.URI_HOST, b"h"), (coap.URI_PORT, b"\x16"))):
+        message = request(coap.GET, *outside, (coap.URI_PATH, b"a"))
+        protected = protect(sender, message).message
+        assert protected.options == (*outside, (coap.OBJECT_SECURITY, option_of(protected)))
+        assert deliver(listener, protected).message == message
+
+
+def test_a_request_may_have_no_options_at_all() -> None:
+    sender, listener = pair()
+    bare = request()._replace(options=())
+    assert deliver(listener, protect(sender, bare).message).message == bare
+    assert deliver(listener, protect(sender, bare).message, destination=None).message == bare
+
+
 def test_a_sender_context_of_another_group_is_refused() -> None:
     sender, _ = pair()
     other = security_context(MULTICASTER, common_context(gid=NEXT_GID))
@@ -180,7 +196,7 @@ def test_only_non_confirmable_requests_come_by_multicast(kind: int) -> None:
     assert decrypt(listener, message, destination=None).number == 0
 
 
-@pytest.mark.parametrize("code", [coap.EMPTY, 0x20, coap.CHANGED, 0xE0])
+@pytest.mark.parametrize("code", [coap.EMPTY, 0x20, 0x21, coap.CHANGED, 0xE0])
 def test_a_code_that_is_no_request_is_malformed_whatever_the_payload(code: int) -> None:
     sender, listener = pair()
     message = protect(sender).message
@@ -250,12 +266,13 @@ def test_what_is_no_more_than_a_tag_is_malformed_whoever_sent_it(destination: by
 def test_a_replay_is_rejected_before_it_is_decrypted() -> None:
     sender, listener = make_node(MULTICASTER, first=300), make_node(LISTENER)
     old, newest = protect(sender).message, protect(sender).message
-    for message in (old, newest):
+    for message in (newest, old):  # what comes late is still new
         deliver(listener, message)
-    for message in (old, newest):
+    for number, message in ((300, old), (301, newest)):
         for again in (message, message._replace(payload=bytes(40))):
-            with refused(Reason.REPLAY):
+            with pytest.raises(Rejected) as caught:
                 decrypt(listener, again)
+            assert str(caught.value) == f"replay: sequence number {number} of 01"
 
 
 @pytest.mark.parametrize("length", [1, 8, 9])
@@ -284,6 +301,7 @@ def test_by_unicast_only_get_and_fetch_come_without_a_repeat(method: int) -> Non
 
 def test_the_outer_code_decides_nothing() -> None:
     sender, listener = pair()
+    assert deliver(listener, protect(sender).message._replace(code=0x1F)).message == request()
     put = protect(sender, request(coap.PUT, payload=b"x")).message._replace(code=coap.GET)
     with refused(Reason.UNICAST_METHOD):
         receive(listener, put, destination=None)
@@ -566,6 +584,25 @@ def test_in_an_old_context_signatures_are_always_verified() -> None:
     assert take_in(decrypted.check_signature()).gid == GID
 
 
+@pytest.mark.parametrize("destination", [ADDRESS, None], ids=["multicast", "unicast"])
+def test_under_a_retired_context_nothing_is_decrypted(destination: bytes | None) -> None:
+    sender, listener = pair()
+    late = protect(sender).message
+    renew(listener)
+    for message in (late, late._replace(payload=bytes(40))):
+        with refused(Reason.CONTEXT_RETIRED):
+            decrypt(listener, message, destination=destination)
+
+
+@pytest.mark.parametrize(("max_gap", "needed"), [(None, False), (3, False), (2, True)])
+def test_a_request_after_too_large_a_gap_must_be_verified(max_gap: int | None, needed: bool) -> None:
+    sender, listener = pair()
+    deliver(listener, protect(sender).message)
+    ahead = protect(make_node(MULTICASTER, first=3)).message
+    policy = SynchronizationPolicy(Method.CHALLENGE_RESPONSE, max_gap=max_gap)
+    assert decrypt(listener, ahead, policy=policy).signature_needed() is needed
+
+
 @pytest.mark.parametrize("grace", [True, False])
 @pytest.mark.parametrize("verified", [True, False])
 def test_a_request_under_way_at_a_renewal_needs_grace_and_a_verified_signature(grace: bool, verified: bool) -> None:
@@ -615,5 +652,5 @@ def test_the_challenge_is_a_403_with_the_value_and_the_token_of_the_request() ->
         request().token,
         ((coap.REPEAT, b"12345678"),),
     )
-    assert message.payload == b""
+    assert (message.type, message.message_id, message.payload) == (coap.NON, 0, b"")
     assert not coap.is_request(response().code)

@@ -10,14 +10,15 @@ from hypothesis import strategies as st
 
 from groupcoap.core import coap
 from groupcoap.core.coap import Message
+from groupcoap.core.contexts import SenderContext
 from groupcoap.core.exchange import IncomingExchange, OutgoingExchange
 from groupcoap.core.option import decode_prefix
 from groupcoap.core.profile import RequestIds
 from groupcoap.core.requests import Trace
 from groupcoap.core.responses import DeliveredResponse, decrypt_response, incoming_exchange, protect_response
-from groupcoap.core.sequence import MAXIMUM
+from groupcoap.core.sequence import MAXIMUM, SequenceNumbers
 from groupcoap.core.synchronization import Freshness
-from groupcoap.errors import MisuseError, Reason, SequenceNumbersExhausted
+from groupcoap.errors import MisuseError, Reason, Rejected, SequenceNumbersExhausted
 from support import (
     GID,
     LISTENER,
@@ -130,6 +131,38 @@ def test_after_the_window_was_lost_a_replayed_request_cannot_make_a_nonce_repeat
     assert own_partial_iv(answer(restarted, again, response(payload=b"off"))) is not None
 
 
+def test_a_listener_sends_only_what_is_needed_unless_it_is_told_to() -> None:
+    _, listener, _, incoming = asked()
+    message = protect_response(listener.sender, incoming, response())
+    assert (own_partial_iv(message), gid(message)) == (None, None)
+
+
+def test_the_request_s_gid_is_known_by_its_bytes() -> None:
+    _, listener, _, incoming = asked()
+    incoming.gid = bytes(bytearray(GID))
+    message = answer(listener, incoming)
+    assert (own_partial_iv(message), gid(message)) == (None, None)
+
+
+OTHER_GIDS = pytest.mark.parametrize("other", [NEXT_GID, bytes(12)], ids=["next epoch", "new prefix"])
+
+
+@OTHER_GIDS
+def test_after_any_renewal_a_response_carries_its_own_gid(other: bytes) -> None:
+    sender, listener, outgoing, incoming = asked()
+    renew(sender, listener, gid=other)
+    message = answer(listener, incoming)
+    assert (own_partial_iv(message), gid(message)) == (b"\0", other)
+    assert collect(sender, outgoing, message).gid == other
+
+
+def test_after_a_renewal_with_another_algorithm_both_sides_bind_the_response_to_it() -> None:
+    sender, listener, outgoing, incoming = asked()
+    for node in (sender, listener):
+        install(node, security_context(node.sender.sender_id, common_context(gid=NEXT_GID, aead=1)))
+    assert collect(sender, outgoing, answer(listener, incoming)).gid == NEXT_GID
+
+
 # ---- what is refused when protecting
 
 
@@ -172,7 +205,9 @@ def test_the_bare_triple_of_a_request_makes_an_exchange() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ids", "may_reuse"), [(IDS, False), (IDS._replace(gid=NEXT_GID), True)], ids=["not vouched for", "another Gid"]
+    ("ids", "may_reuse"),
+    [(IDS, False), (IDS._replace(gid=NEXT_GID), True), (IDS._replace(gid=bytes(12)), True)],
+    ids=["not vouched for", "next epoch", "new prefix"],
 )
 def test_the_seam_grants_no_nonce_that_could_repeat(ids: RequestIds, may_reuse: bool) -> None:
     exchange = incoming_exchange(make_node(LISTENER).sender, ids, may_reuse_nonce=may_reuse)
@@ -186,6 +221,19 @@ def test_the_seam_grants_no_nonce_that_could_repeat(ids: RequestIds, may_reuse: 
 def test_ids_that_no_request_can_have_are_refused(ids: RequestIds, may_reuse: bool) -> None:
     with pytest.raises(MisuseError):
         incoming_exchange(make_node(LISTENER).sender, ids, may_reuse_nonce=may_reuse)
+
+
+@OTHER_GIDS
+def test_our_id_may_have_been_anothers_under_another_gid_and_ids_are_compared_by_their_bytes(other: bytes) -> None:
+    own = b"\x05\x06"
+    sender = make_node(own, ids=[own]).sender
+    assert incoming_exchange(sender, RequestIds(own, b"\x01", other), may_reuse_nonce=True).ids.kid == own
+    for kid in (b"\x05\x05", b"\x05\x07"):
+        ids = RequestIds(kid, b"\x01", bytes(bytearray(GID)))
+        assert incoming_exchange(sender, ids, may_reuse_nonce=True).take_request_nonce() is not None
+    copies = RequestIds(bytes(bytearray(own)), b"\x01", bytes(bytearray(GID)))
+    with pytest.raises(MisuseError, match="own"):
+        incoming_exchange(sender, copies, may_reuse_nonce=True)
 
 
 # ---- one Token, many listeners
@@ -230,17 +278,46 @@ def test_a_response_to_another_request_does_not_decrypt() -> None:
         collect(sender, other, answer(listener, incoming, fresh=True))
 
 
-@pytest.mark.parametrize("code", [coap.EMPTY, coap.GET, 0xE1])
-def test_a_code_that_is_no_response_is_malformed(code: int) -> None:
+@pytest.mark.parametrize("payload", [None, bytes(40)], ids=["authentic", "forged"])
+@pytest.mark.parametrize(
+    ("code", "what"), [(coap.EMPTY, "empty message"), (coap.GET, "no ciphertext"), (0xE1, "no ciphertext")]
+)
+def test_a_code_that_is_no_response_is_malformed(code: int, what: str, payload: bytes | None) -> None:
     sender, listener, outgoing, incoming = asked()
-    with refused(Reason.MALFORMED):
-        collect(sender, outgoing, answer(listener, incoming)._replace(code=code))
+    message = answer(listener, incoming)
+    with pytest.raises(Rejected, match=what) as caught:
+        collect(sender, outgoing, message._replace(code=code, payload=payload or message.payload))
+    assert caught.value.reason is Reason.MALFORMED
 
 
 def test_a_response_without_a_payload_is_malformed() -> None:
     sender, listener, outgoing, incoming = asked()
-    with refused(Reason.MALFORMED):
+    with pytest.raises(Rejected, match="no ciphertext") as caught:
         collect(sender, outgoing, answer(listener, incoming)._replace(payload=b""))
+    assert caught.value.reason is Reason.MALFORMED
+
+
+def test_a_repetition_is_rejected_before_it_is_decrypted() -> None:
+    sender, listener, outgoing, incoming = asked()
+    message = answer(listener, incoming)
+    collect(sender, outgoing, message)
+    with refused(Reason.REPLAY):
+        collect(sender, outgoing, message._replace(payload=bytes(40)))
+
+
+@pytest.mark.parametrize("kid", [b"", b"\0", b"\x00\x01", b"\xff"], ids=bytes.hex)
+def test_a_listener_may_have_any_id_but_the_multicasters(kid: bytes) -> None:
+    sender, listener = make_node(MULTICASTER, ids=[kid]), make_node(kid)
+    protected = protect(sender)
+    reply = answer(listener, deliver(listener, protected.message).exchange)
+    assert collect(sender, protected.exchange, reply).sender_id == kid
+
+
+def test_what_a_proxy_adds_outside_makes_no_notification_of_an_answer() -> None:
+    sender, listener, outgoing, incoming = asked()
+    message = answer(listener, incoming)
+    dressed = message._replace(options=(*message.options, (coap.MAX_AGE, b"\x3c")))
+    assert collect(sender, outgoing, dressed).message == response()
 
 
 def test_a_request_sent_back_as_its_own_answer_is_refused() -> None:
@@ -249,6 +326,16 @@ def test_a_request_sent_back_as_its_own_answer_is_refused() -> None:
     message = reflected.message._replace(code=coap.CHANGED)
     with refused(Reason.OWN_MESSAGE):
         collect(sender, outgoing, message)
+
+
+def test_what_we_sent_under_an_id_that_we_no_longer_have_is_no_answer_either() -> None:
+    own = b"\x01\x02"
+    sender = make_node(own)
+    outgoing, reflected = protect(sender).exchange, protect(sender).message._replace(code=coap.CHANGED)
+    common = sender.context.common
+    sender.context.sender = SenderContext(common, b"\x77", private_key(b"\x77"), SequenceNumbers())
+    with refused(Reason.OWN_MESSAGE):
+        collect(sender, outgoing, reflected)
 
 
 def test_a_departed_listener_is_no_listener() -> None:
@@ -383,8 +470,9 @@ def test_a_notification_whose_observe_a_proxy_stripped_is_still_checked_for_orde
 def test_a_notification_without_a_partial_iv_is_malformed() -> None:
     sender, listener, outgoing, incoming = observed()
     plain = answer(listener, incoming)
-    with refused(Reason.MALFORMED):
-        collect(sender, outgoing, plain._replace(options=(OBSERVE, *plain.options)))
+    for payload in (plain.payload, bytes(40)):
+        with refused(Reason.MALFORMED):
+            collect(sender, outgoing, plain._replace(options=(OBSERVE, *plain.options), payload=payload))
 
 
 def test_a_challenge_without_a_partial_iv_is_malformed() -> None:

@@ -28,6 +28,22 @@ def test_a_state_past_the_end_gives_out_nothing() -> None:
         SequenceNumbers(MAXIMUM + 1).take()
 
 
+@pytest.mark.parametrize(
+    ("first", "over"), [(0, False), (1, False), (MAXIMUM - 1, False), (MAXIMUM, False), (MAXIMUM + 1, True)]
+)
+def test_only_past_the_last_number_there_is_nothing_left(first: int, over: bool) -> None:
+    assert SequenceNumbers(first).exhausted is over
+
+
+def test_asking_in_vain_changes_nothing() -> None:
+    numbers = SequenceNumbers(MAXIMUM)
+    numbers.take()
+    for _ in range(2):
+        with pytest.raises(SequenceNumbersExhausted):
+            numbers.take()
+        assert numbers.exhausted
+
+
 def test_a_negative_number_is_no_start() -> None:
     with pytest.raises(MisuseError):
         SequenceNumbers(-1)

@@ -84,7 +84,7 @@ def test_appending(tmp_path: Path) -> None:
     assert path.read_bytes() == encode_journal(origin, RECORDS)
     assert written.size == path.stat().st_size
     assert path.stat().st_mode & 0o777 == 0o600
-    assert look_at_lock(path) == (None, Witness(origin.lineage, 1, written.size))
+    assert look_at_lock(path)[:2] == (None, Witness(origin.lineage, 1, written.size))
 
 
 def test_a_last_record_torn_at_any_byte_is_dropped(tmp_path: Path) -> None:
@@ -467,9 +467,9 @@ def test_sectors_out_of_order_in_the_last_append_are_dropped(tmp_path: Path) -> 
 
 
 def test_who_has_the_lock_is_seen_without_taking_it(path: Path) -> None:
-    assert look_at_lock(path) == (None, None)
+    assert look_at_lock(path) == (None, None, {})
     with journal_at(path):
-        assert look_at_lock(path) == (f"process {os.getpid()}", None)
+        assert look_at_lock(path) == (f"process {os.getpid()}", None, {})
     assert look_at_lock(path)[0] is None
 
 
@@ -507,7 +507,7 @@ def test_without_extended_attributes_the_lock_s_file_must_do(path: Path, monkeyp
         use(path)
 
 
-@pytest.mark.parametrize("gids", [b"", b"[", b"7", b'{"room": 7}', b"\xff"])
+@pytest.mark.parametrize("gids", [b"", b"[", b"7", b'{"room": 7}', b'{"room": "0"}', b'{"room": "xy"}', b"\xff"])
 def test_gids_that_cannot_be_read_say_nothing(path: Path, gids: bytes) -> None:
     with journal_at(path) as running:
         running.replace([])

@@ -20,7 +20,7 @@ NOW = time.monotonic()
 
 def request(number: int = 1) -> PendingRequest:
     return PendingRequest(
-        bytes((number,)), "room", GID, b"\x01", b"\x05", NOW, NOW + 7.5, frozenset((b"\x02", b"\x03", b""))
+        bytes((number,)), "room", GID, b"\x01", b"\x05", NOW, NOW + 1e6, frozenset((b"\x02", b"\x03", b""))
     )
 
 
@@ -105,6 +105,9 @@ def test_cut_off_at_any_byte_it_is_read_as_far_as_it_is_whole(path: Path) -> Non
         ["sent", "01", "room", "00", "01", "05", 1.0, 2.0, 7],
         ["sent", "02", "room", "00", "01", "05", 2.0, 2.0, []],
         ["sent", "02", "room", "00", "01", "05", 1.0, float("nan"), []],
+        ["sent", "02", "room", "00", "01", "05", 1.0, float("inf"), []],
+        ["sent", "02", "room", "00", "01", "05", 1.0, 10**400, []],
+        ["sent", "02", 7, "00", "01", "05", 1.0, 2.0, []],
         ["answered", "09", "02"],
         ["answered", "01"],
         ["ended", "09"],
@@ -138,7 +141,7 @@ def test_the_file_stays_small(path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_what_nobody_takes_over_is_not_handed_on_for_ever(path: Path) -> None:
     old = request(1)
-    old.deadline = NOW - pending_module.LEFT_OVER_FOR - 1
+    old.deadline = time.monotonic() - pending_module.LEFT_OVER_FOR - 1
     old.sent = old.deadline - 7
     first = PendingRequests(path, "one", "")
     first.sent(old)

@@ -647,6 +647,7 @@ def test_a_gid_that_was_used_here_under_another_state_is_refused(path: Path) -> 
         state.add_key("room", later, b"\x01")
     for gid in (GID, later):
         EndpointState.create(path, [StateKey("room", gid, b"\x01")], replace=True)
+        assert isinstance(EndpointState.examine(path).fault, StateCopied)
         with pytest.raises(StateCopied, match="was used here before"):
             EndpointState.open(path)
     for gid in (GID[:8] + b"\xff\xff\xff\x01", b"another prefix"):

@@ -10,8 +10,11 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import signal
 import socket
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from ipaddress import IPv4Address
 from multiprocessing.connection import Connection
 from statistics import median
@@ -106,6 +109,17 @@ def _listen(pipe: Connection, secret: bytes, gid: bytes, seeds: list[bytes], por
                 sender.sendto(coap.encode(answer._replace(token=token, message_id=message_id)), multicaster)
     except TimeoutError:
         return  # the measuring side has given up
+
+
+@contextmanager
+def interrupts_ignored() -> Iterator[None]:
+    """Around starting a process: it never gets Ctrl-C, not even while it still imports. Whoever started it ends
+    it. In the main thread only."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def free_port() -> int:
@@ -215,7 +229,8 @@ def run(rounds: int = DEFAULT_ROUNDS) -> dict[str, dict[str, float]]:
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
     listeners = spawn.Process(target=_listen, args=(theirs, secret, gid, seeds, port, 2 * rounds), daemon=True)
-    listeners.start()
+    with interrupts_ignored():
+        listeners.start()
     try:
         if not ours.poll(60) or ours.recv() != "ready":
             raise GroupcoapError("the listeners' process did not start")

@@ -11,7 +11,6 @@ import asyncio
 import gc
 import multiprocessing
 import os
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,7 +45,7 @@ from ..files.provisioned import ProvisionedMembership
 from ..files.state import MemoryState
 from ..membership import Epoch, GroupAddress, GroupConfiguration, Member, Role
 from ..secret import Secret
-from .collect import free_port, loopback_socket
+from .collect import free_port, interrupts_ignored, loopback_socket
 
 DEFAULT_ROUNDS: Final = 60
 """How often a batch of each kind of datagram is dropped."""
@@ -335,7 +334,6 @@ class _Asking(NamedTuple):
 
 def _help(pipe: Connection) -> None:
     """Another process: takes one thing to do after the other."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started this one ends it
     while True:
         work: _Pouring | _Asking = pipe.recv()
 
@@ -367,7 +365,8 @@ class _Helper:
         self._process: SpawnProcess = spawn.Process(target=_help, args=(theirs,), daemon=True)
 
     def __enter__(self) -> _Helper:
-        self._process.start()
+        with interrupts_ignored():
+            self._process.start()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -7,6 +7,7 @@ error of `groupcoap.errors`.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -27,6 +28,9 @@ COMMANDS = {
     "bench": "Measure the core and the collection of answers.",
 }
 """Name, also of the module and of the attribute in it, and what `--help` says; in the order of a first visit."""
+
+_OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+"""What writing to standard output fails with. Any other `OSError` that comes up to here is a mistake of ours."""
 
 EPILOG = "Exit codes: 0 done, 1 incomplete, 2 usage, 3 bad file, 4 state locked, 5 network; 130 interrupted."
 
@@ -88,6 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
+        if error.errno not in _OUTPUT_ERRORS:
+            raise
         _complain(f"cannot write the output: {error.strerror or error}")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         from .exits import Exit

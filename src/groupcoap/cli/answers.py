@@ -24,13 +24,16 @@ MAX_NAMED = 12
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """How a request ended. `expected`: None if no roster was given. `errors`: answers of class 4 or 5. `missing`:
-    names. `problems`: name → why its answer is not complete. `refused`: messages that were not accepted, by reason.
-    `first`, `last`: the shortest and the longest delay in seconds."""
+    """How a request ended. `answered`, `expected`: listeners of the roster; without one, whoever has answered, and
+    None. `others`: who has answered beside the roster. `errors`: answers of class 4 or 5. `missing`: names.
+    `problems`: name → why its answer is not complete. `refused`: messages that were not accepted, by reason.
+    `first`, `last`: the shortest and the longest delay in seconds. `interrupted`: somebody would not wait longer.
+    `proxy`: ADDRESS:PORT of the forward proxy, if there is one."""
 
     messages: int
     answered: int
     expected: int | None
+    others: int = 0
     errors: int = 0
     missing: tuple[str, ...] = ()
     problems: Mapping[str, str] = field(default_factory=dict)
@@ -38,6 +41,8 @@ class Summary:
     first: float | None = None
     last: float | None = None
     observing: bool = False
+    interrupted: bool = False
+    proxy: str | None = None
 
     @property
     def complete(self) -> bool:
@@ -47,14 +52,14 @@ class Summary:
     def lines(self) -> Iterable[str]:
         """The summary for people."""
         of = "" if self.expected is None else f" of {self.expected}"
-        text = f"{self.answered}{of} answered"
+        text = f"{self.answered}{of} answered" + (f", and {self.others} more;" if self.others else ",")
         if self.observing:
-            text += f", {plural(self.messages, 'notification')}"
+            text += f" {plural(self.messages, 'notification')}"
         elif self.first is not None and self.last is not None:
-            text += f", the first after {_ms(self.first)}"
-            if self.answered > 1:
+            text += f" the first after {_ms(self.first)}"
+            if self.answered + self.others > 1:
                 text += f", the last after {_ms(self.last)}"
-        yield text
+        yield text.rstrip(",;")
         if self.errors:
             yield f"{plural(self.errors, 'answer')} with an error: not done there"
         if self.missing:
@@ -65,11 +70,17 @@ class Summary:
             yield f"{printable(name)}: {printable(problem)}"
         if self.refused:
             yield "refused: " + ", ".join(f"{count} × {reason.value}" for reason, count in self.refused.items())
-        if not self.answered:
-            yield (
-                "nobody answered: do the listeners run, on this interface, and is there such a resource? "
-                "(Errors are not sent in answer to multicast.)"
-            )
+        if not self.answered and not self.others and not self.interrupted:
+            yield f"nobody answered: {self._guess}"
+
+    @property
+    def _guess(self) -> str:
+        if self.proxy is not None:
+            return f"does a forward proxy run at {self.proxy}, and does it send to the group?"
+        return (
+            "do the listeners run, on this interface, and is there such a resource? "
+            "Errors are not sent in answer to multicast. groupcoap check looks for the cause."
+        )
 
     def json(self) -> dict[str, Any]:
         """The summary for programs."""
@@ -78,6 +89,7 @@ class Summary:
             "complete": self.complete,
             "answered": self.answered,
             "expected": self.expected,
+            "others": self.others,
             "errors": self.errors,
             "missing": list(self.missing),
             "problems": dict(self.problems),
@@ -158,13 +170,13 @@ class LineSink:
 
 
 class TableSink:
-    """A table on the terminal that grows while answers come."""
+    """A table on the terminal that grows while answers come. `names`: whose answers to expect (None: anybody's)."""
 
-    def __init__(self, expected: int | None) -> None:
+    def __init__(self, names: Iterable[str] | None) -> None:
         from rich.console import Console
         from rich.live import Live
 
-        self._expected = expected
+        self._expected = None if names is None else frozenset(names)
         self._console = Console(highlight=False)
         self._rows: list[Answer] = []
         self._live = Live(console=self._console, auto_refresh=False)
@@ -186,11 +198,17 @@ class TableSink:
     def _render(self, *, waiting: bool) -> Table | str:
         from rich import box
 
-        of = "" if self._expected is None else f" of {self._expected}"
-        caption = f"{len(self._rows)}{of} …" if waiting else None
+        caption = f"{self._progress()} …" if waiting else None
         if not self._rows:
             return caption or ""
         return answer_table(self._rows, caption=caption, box=box.SIMPLE_HEAD)
+
+    def _progress(self) -> str:
+        if self._expected is None:
+            return str(len(self._rows))
+        answered = sum(answer.label in self._expected for answer in self._rows)
+        others = len(self._rows) - answered
+        return f"{answered} of {len(self._expected)}" + (f", and {others} more" if others else "")
 
     def __enter__(self) -> Self:
         self._live.start()

@@ -128,7 +128,8 @@ def decode(
     CoAP datagram, answers found for their requests, then a summary. --frame explains one of them.
 
     It is an onlooker's view: replays and a device's own messages are shown like any other. Nothing is changed.
-    Exit code 0 if all that could be group messages is verified.
+    Exit code 1 if a message is refused, or not decrypted although keys were given, or if a capture shows a nonce
+    used twice or lacks part of what may be a message; 0 otherwise, also where no keys were given.
     """
     with ExitStack() as stack:
         given = _given(datagram, stack)
@@ -153,7 +154,7 @@ class _File:
 
     file: BinaryIO
     path: Path
-    magic: bytes | None
+    magic: bytes
 
 
 def _given(arguments: tuple[str, ...], stack: ExitStack) -> str | _File:
@@ -164,15 +165,29 @@ def _given(arguments: tuple[str, ...], stack: ExitStack) -> str | _File:
         if is_capture(magic):
             return _File(sys.stdin.buffer, STANDARD_INPUT, magic)
         return (magic + sys.stdin.buffer.read(16 * MAX_DATAGRAM)).decode("ascii", "replace")
-    if not ("." in text or "/" in text or (_strange_digit(text) and os.path.exists(text))):
+    strange = _strange_digit(text)
+    if not ("." in text or "/" in text or (strange and os.path.exists(text))):
+        if strange and len(text.split()) == 1:
+            raise click.BadParameter(
+                f"{_beginning(text)!r} is neither hex nor a file: {strange!r} is not a hex digit"
+            )
         return text
     path = Path(text)
     try:
-        return _File(stack.enter_context(path.open("rb")), path, None)
+        file = stack.enter_context(path.open("rb"))
+        magic = file.read(MAGIC_SIZE)
     except FileNotFoundError:
         raise FileFault(path, "does not exist; check the path") from None
     except (OSError, ValueError) as error:
         raise FileFault(path, f"cannot be read ({describe(error)}); check the path and its mode") from None
+    if magic and not is_capture(magic) and _strange_digit(magic.decode("latin-1")) is None:
+        raise FileFault(path, f"is no capture file; hex from a file: groupcoap decode - < {path}")
+    return _File(file, path, magic)
+
+
+def _beginning(text: str) -> str:
+    """As much of a mistyped argument as fits into a line."""
+    return text if len(text) <= 60 else text[:60] + "…"
 
 
 def _decode_one(

@@ -38,6 +38,9 @@ from .text import payload_text, plural, printable
 DEFAULT_LEISURE = 0.5
 """Seconds. RFC 7252's 5 is for those who know nothing of their group's size; here a person is waiting."""
 
+MOST_DROPS = 20
+"""Lines a second about dropped messages."""
+
 MAX_PAYLOAD = 40
 """Characters of a request's payload that its line shows."""
 
@@ -74,14 +77,29 @@ class Lines:
 
 
 class DropLines(logging.Handler):
-    """Says why messages were dropped."""
+    """Says why messages were dropped. In a flood, `MOST_DROPS` lines a second and how many more there were."""
 
     def __init__(self, lines: Lines) -> None:
         super().__init__(logging.DEBUG)
         self._lines = lines
+        self._second = 0
+        self._count = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._lines.say(printable(record.getMessage()))
+        second = int(record.created)
+        if second != self._second:
+            self.close()
+            self._second, self._count = second, 0
+        self._count += 1
+        if self._count <= MOST_DROPS:
+            self._lines.say(printable(record.getMessage()))
+
+    def close(self) -> None:
+        """Say what was not said yet."""
+        if self._count > MOST_DROPS:
+            self._lines.say(f"dropped {self._count - MOST_DROPS} more in the same second")
+            self._count = 0
+        super().close()
 
 
 class Narrated(interfaces.Resource):  # type: ignore[misc]
@@ -184,10 +202,11 @@ async def serve(member: MemberFiles, settings: Settings) -> None:
             for address in endpoint.addresses(names):  # IPv6 beside IPv4: a port that is taken shows now
                 endpoint.network.open_unicast(address.host.version)
             listener = Listener(endpoint, Narrated(DEVICES[settings.device](), endpoint, lines), names)
-            drops = logging.getLogger("groupcoap.drops")
             if settings.verbose:
+                drops = logging.getLogger("groupcoap.drops")
                 drops.setLevel(logging.DEBUG)
-                drops.addHandler(DropLines(lines))
+                drops.addHandler(said := DropLines(lines))
+                stack.callback(said.close)
             lines.say(_ready(endpoint, member, names, settings))
             await stop.wait()
             listener.close()

@@ -16,7 +16,7 @@ from ..endpoint.endpoint import Endpoint
 from ..endpoint.multicaster import DEFAULT_TIMEOUT, KNOWN, Answer, Collection, Multicaster, Observation, Roster
 from ..endpoint.network import Address, NetworkOptions
 from ..endpoint.proxy import HostAndPort, Proxy
-from ..errors import FileFault, MisuseError
+from ..errors import FileFault, MisuseError, NetworkFault
 from ..files.provisioned import ProvisionedMembership, load_member
 from ..files.state import EndpointState
 from ..membership import GroupConfiguration, Role
@@ -26,7 +26,7 @@ from .keylog import key_log_option
 from .network import Seconds, network_options, resolve
 from .target import Target, find_target
 from .text import printable
-from .via import proxy_options, read_proxy
+from .via import host_and_port_text, proxy_options, read_proxy
 
 MAX_PAYLOAD = 1024
 """Bytes. A group request is one datagram: blocks of a request cannot go to a group."""
@@ -110,9 +110,12 @@ async def run(
         session = _Session(multicaster, roster, limits, stop)
         names = None if roster is None else sorted(session.label(listener) for listener in session.expected)
         with make_sink(names) as sink:
-            if message.opt.observe is not None:
-                return await session.observe(message, sink)
-            return await session.collect(message, sink)
+            try:
+                if message.opt.observe is not None:
+                    return await session.observe(message, sink)
+                return await session.collect(message, sink)
+            except NetworkFault as fault:
+                raise NetworkFault(f"{fault}; groupcoap check says what to do") from None
 
 
 class _Session:
@@ -155,6 +158,9 @@ class _Session:
             last=max(delays, default=None),
         )
         sink.summary(summary)
+        # Without a roster nobody knows whether all have answered.
+        if summary.interrupted and (summary.expected is None or not summary.complete):
+            return Exit.INTERRUPTED
         return Exit.DONE if summary.complete and not summary.errors else Exit.INCOMPLETE
 
     async def _close_when_interrupted(self, collection: Collection) -> None:
@@ -184,12 +190,14 @@ class _Session:
             finally:
                 late.cancel()
                 interrupt.cancel()
-            nobody_offers = bool(seen) and all(stream.ended for stream in observation.streams.values())
+            # An interrupt ends all streams as well.
+            ended = bool(seen) and all(stream.ended for stream in observation.streams.values())
+            nobody_offers = ended and not self._stop.is_set()
         summary = self._summary(seen, frozenset(observation.streams), {}, observing=True)
-        if nobody_offers and not self._stop.is_set():
+        if nobody_offers:
             sink.note("nobody lets this resource be observed (any more)")
         sink.summary(summary)
-        if self._stop.is_set() or seen == self._limits.count:
+        if seen == self._limits.count:
             return Exit.DONE
         return Exit.DONE if summary.complete and not nobody_offers else Exit.INCOMPLETE
 
@@ -219,17 +227,22 @@ class _Session:
         first: float | None = None,
         last: float | None = None,
     ) -> Summary:
+        anybody = self._roster is None
+        proxy = self._multicaster.proxy
         return Summary(
             messages=messages,
-            answered=len(answered),
+            answered=len(answered if anybody else answered & self.expected),
+            others=0 if anybody else len(answered - self.expected),
             errors=errors,
-            expected=None if self._roster is None else len(self.expected),
+            expected=None if anybody else len(self.expected),
             missing=tuple(sorted(self.label(listener) for listener in self.expected - answered)),
             problems=problems,
             refused=self._multicaster.endpoint.counters.rejected,
             first=first,
             last=last,
             observing=observing,
+            interrupted=self._stop.is_set(),
+            proxy=None if proxy is None else host_and_port_text(proxy.host, proxy.port),
         )
 
 
@@ -238,7 +251,7 @@ def _sink_maker(as_json: bool, observing: bool) -> Callable[[list[str] | None], 
         if as_json:
             return JsonSink()
         if sys.stdout.isatty() and not observing:
-            return TableSink(None if names is None else len(names))
+            return TableSink(names)
         return LineSink(names or ())
 
     return make
@@ -305,7 +318,8 @@ def send(
 
     URI is coap://ADDRESS/path with one of the group's multicast addresses, coap://GROUP/path, or /path if the
     device is in one group only. Exit code 0 if all who were expected have answered and done it, 1 if
-    somebody is missing or has answered with an error.
+    somebody is missing or has answered with an error, 130 if interrupted before all have answered. Ctrl-C ends
+    observe as --for does.
     """
     if method != OBSERVE and (count is not None or seconds is not None):
         raise MisuseError("--count and --for are for observe")

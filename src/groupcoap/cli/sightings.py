@@ -55,8 +55,10 @@ class Lines:
         self._with_keys = view is not None
         self._console = Console(highlight=False)
         self._route_width = 33
+        self._empty = True
 
     def sighting(self, sighting: Sighting, begun: int | None) -> None:
+        self._empty = False
         datagram = sighting.datagram
         route = f"{_shown(datagram.source)} → {_shown(datagram.destination)}"
         self._route_width = max(self._route_width, len(route))
@@ -107,7 +109,8 @@ class Lines:
         return number + ("" if sighting.gid is None else f", under Gid {sighting.gid.hex()}")
 
     def summary(self, summary: Summary) -> None:
-        self._print("", "", "", "")
+        if not self._empty:
+            self._print("", "", "", "")
         for line in summary_lines(summary):
             self._print("", "", "", line)
         for number in summary.reused[:1]:

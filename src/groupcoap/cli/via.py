@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from ..endpoint.network import Address
 from ..endpoint.proxy import HostAndPort, Proxy
 from ..errors import MisuseError
 from ..membership import COAP_PORT, GroupConfiguration
@@ -34,6 +35,11 @@ def host_and_port(text: str) -> HostAndPort:
     if port and not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536):
         raise click.BadParameter(f"{text!r} has no UDP port behind the colon")
     return address, int(port or COAP_PORT)
+
+
+def host_and_port_text(host: Address, port: int) -> str:
+    """`192.0.2.1:5683` or `[2001:db8::1]:5683`."""
+    return f"[{host}]:{port}" if host.version == 6 else f"{host}:{port}"
 
 
 def _named(text: str) -> tuple[str, HostAndPort]:

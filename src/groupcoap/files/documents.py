@@ -149,9 +149,9 @@ def write_document(path: Path, kind: DocumentKind, body: Json, *, replace: bool 
     write_atomically(path, json.dumps(content, indent=2).encode() + b"\n", replace=replace)
 
 
-def read_private(path: Path) -> bytes:
-    """The bytes of a file that holds secrets. `FileFault` if it is missing, not a regular file, larger than
-    `MAX_SIZE`, or readable or writable by group or others."""
+def read_private(path: Path, *, missing: str = "check the path, or make it with keygen or provision") -> bytes:
+    """The bytes of a file that holds secrets. `missing`: what to do if it does not exist. `FileFault` if it is
+    missing, not a regular file, larger than `MAX_SIZE`, or readable or writable by group or others."""
     try:
         # Non-blocking: opening a named pipe must not wait for someone to write into it.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -166,7 +166,7 @@ def read_private(path: Path) -> bytes:
                     raise FileFault(path, "is no file of groupcoap; give the right file")
                 raise FileFault(path, f"holds secrets but is open to others; run: chmod 600 {path}")
     except FileNotFoundError:
-        raise FileFault(path, "does not exist; check the path, or make it with keygen or provision") from None
+        raise FileFault(path, f"does not exist; {missing}") from None
     except (OSError, ValueError) as error:
         raise FileFault(path, f"cannot be read ({describe(error)}); check the path and its mode") from None
     if len(data) > MAX_SIZE:

@@ -25,6 +25,9 @@ from .identity import IDENTITY_FILE, DeviceIdentity, credential_json, load_ident
 GROUP_SUFFIX = ".group.json"
 """What the name of every group file ends in."""
 
+EVICTED_SUFFIX = ".evicted"
+"""What that name gets in addition when the device is evicted, so that it does not come back."""
+
 MIN_GID = 9
 """Bytes of a Gid at least: a Group Prefix of 8 and a Group Epoch of 1 (multicast-oscore-04 §8)."""
 

@@ -398,12 +398,13 @@ def _read_mark(descriptor: int) -> Mark | None:
 class Journal:
     """An existing state file, open for appending under its lock.
 
-    Once anything has `failed` it takes no more records: what is durable is then not known. `size`: bytes."""
+    Once anything has `failed` it takes no more records: what is durable is then not known. `size`: bytes. `path`:
+    as it was given."""
 
     __slots__ = ("_descriptor", "_lineage", "_lock", "failed", "incarnation", "path", "size")
 
     def __init__(self, path: Path, lock: Lock) -> None:
-        self.path = Path(os.path.realpath(path))
+        self.path = path
         self.size = 0
         self.failed = False
         self.incarnation = 0

@@ -127,7 +127,7 @@ def read_key_log(path: Path) -> tuple[GroupConfiguration, ...]:
     """The groups in a key log, each with one epoch, as pure listeners know them; the same ones again where
     something has been added. `FileFault` if the file is no key log, open to others, or damaged anywhere but in a
     last line that has been cut short."""
-    data = read_private(path)
+    data = read_private(path, missing="check the path; listen --key-log makes one")
     if data[: len(_BEGINNING)] != _BEGINNING[: len(data)]:
         raise FileFault(path, "is no key log; give a file that --key-log has made")
     *lines, last = data.split(b"\n")

@@ -19,6 +19,7 @@ import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +193,7 @@ def _load(path: Path, head: Record) -> dict[bytes, PendingRequest]:
     for line in lines[1:]:
         try:
             _apply(requests, *(decode_record(line) or ()))
-        except (TypeError, ValueError, KeyError):
+        except (TypeError, ValueError, KeyError, OverflowError):
             break
     return requests
 
@@ -202,16 +203,17 @@ def _apply(requests: dict[bytes, PendingRequest], kind: str, token: str, *rest: 
     if kind == "sent":
         group, gid, own_id, partial_iv, sent, deadline, roster = rest
         ids = frozenset(bytes.fromhex(endpoint_id) for endpoint_id in roster)
-        if not sent < deadline:
-            raise ValueError("a request that was over before it was sent")
+        sent, deadline = float(sent), float(deadline)
+        if not 0 <= sent < deadline < inf or not isinstance(group, str):
+            raise ValueError("a request of no group, or at no time")
         requests[key] = PendingRequest(
             key,
             group,
             bytes.fromhex(gid),
             bytes.fromhex(own_id),
             bytes.fromhex(partial_iv),
-            float(sent),
-            float(deadline),
+            sent,
+            deadline,
             ids,
         )
     elif kind == "answered":

@@ -13,7 +13,7 @@ from ..cose.credentials import Credential
 from ..errors import FileFault, GroupcoapError
 from ..membership import CredentialLearned, EpochInstalled, GroupConfiguration, MembershipEvent
 from .atomic import describe
-from .group import GROUP_SUFFIX, GroupFile, load_group, read_group
+from .group import EVICTED_SUFFIX, GROUP_SUFFIX, GroupFile, load_group, read_group
 from .identity import IDENTITY_FILE, DeviceIdentity, load_identity
 from .state import StateKey
 
@@ -85,7 +85,8 @@ class ProvisionedMembership:
     def __init__(self, groups: Iterable[GroupConfiguration], paths: Sequence[Path] = ()) -> None:
         self._groups = list(groups)
         self._paths = tuple(paths)
-        self._seen: list[tuple[int, ...]] = [()] * len(self._paths)  # read again once: they may have changed since
+        # They are read again once: they may have changed since they were read.
+        self._seen: list[tuple[int, ...] | None] = [None] * len(self._paths)
         self._looked = time.monotonic()
         self._subscribers: list[Callable[[MembershipEvent], None]] = []
 
@@ -127,7 +128,10 @@ class ProvisionedMembership:
                 for receive in tuple(self._subscribers):
                     receive(event)
         except GroupcoapError as error:
-            log.error("group %s goes on as it was: %s", known.name, error)
+            if os.path.exists(f"{path}{EVICTED_SUFFIX}"):
+                log.error("group %s: this device was evicted; nobody listens to it any more", known.name)
+            else:
+                log.error("group %s goes on as it was: %s", known.name, error)
         else:
             self._groups[index] = found
 
@@ -170,8 +174,19 @@ def group_paths(directory: Path) -> list[Path]:
     except OSError as error:
         raise FileFault(directory, f"cannot be read ({describe(error)}); check the path and its mode") from None
     if not paths:
-        raise FileFault(directory, f"has no *{GROUP_SUFFIX} in it; provision the device first")
+        raise FileFault(directory, _why_no_group(directory))
     return paths
+
+
+def _why_no_group(directory: Path) -> str:
+    evicted = sorted(directory.glob(f"*{GROUP_SUFFIX}{EVICTED_SUFFIX}"))
+    if evicted:
+        group = evicted[0].name.removesuffix(f"{GROUP_SUFFIX}{EVICTED_SUFFIX}")
+        return f"was evicted from {group}, and has no other group; make it a member of a new group to use it again"
+    devices = sorted({path.parent.name for path in directory.glob(f"*/*{GROUP_SUFFIX}")})
+    if devices:
+        return f"holds devices and is none itself; give one of {', '.join(devices[:5])}"
+    return f"has no *{GROUP_SUFFIX} in it; provision the device first"
 
 
 def _refuse_same_names(files: Sequence[GroupFile]) -> None:

@@ -17,13 +17,10 @@ from ..errors import FileFault, MisuseError, StateLocked, StateLost
 from ..membership import Epoch, GroupConfiguration, Member, Role
 from ..secret import Secret
 from .atomic import describe, remove_left_behind
-from .group import GROUP_SUFFIX, read_group, save_group
+from .group import EVICTED_SUFFIX, GROUP_SUFFIX, read_group, save_group
 from .provisioned import STATE_FILE, group_paths, state_keys
 from .provisioning import MASTER_SECRET_LENGTH, PREFIX_LENGTH
 from .state import EndpointState
-
-EVICTED_SUFFIX = ".evicted"
-"""What the name of a group file gets when its device is evicted, so that it does not come back."""
 
 
 @dataclass(frozen=True, slots=True)

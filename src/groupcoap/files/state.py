@@ -362,7 +362,7 @@ class EndpointState:
             before, contents.run = contents.run, os.urandom(16).hex()
             journal.replace(contents.records())
             journal.remember_gids(contents.latest_gids())  # now that the file is no longer one that was never used
-            pending = PendingRequests(Path(f"{journal.path}{PENDING_SUFFIX}"), contents.run, before)
+            pending = PendingRequests(Path(f"{os.path.realpath(path)}{PENDING_SUFFIX}"), contents.run, before)
         except BaseException:
             lock.release()
             raise
