@@ -7,6 +7,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
+from ipaddress import ip_address
 from typing import Any
 
 import aiocoap
@@ -25,6 +26,7 @@ from groupcoap.endpoint.limits import DEFAULT_LIMITS, NAMES, Limits
 from groupcoap.endpoint.listener import Listener
 from groupcoap.endpoint.multicaster import Collection, Multicaster, Observation
 from groupcoap.endpoint.network import SocketAddress
+from groupcoap.endpoint.proxy import Proxy
 from groupcoap.endpoint.remote import Provenance, provenance
 from groupcoap.errors import MisuseError, Rejected
 
@@ -36,6 +38,7 @@ from ..group import (
     LAMP,
     NAME,
     NOBODY,
+    OTHER_LAMP,
     SPEAKERS,
     STRANGER,
     choose_number,
@@ -54,6 +57,8 @@ _POLICIES = (
     SynchronizationPolicy(Method.CHALLENGE_RESPONSE, rechallenge_after=0.0),
 )
 _SOURCES: tuple[SocketAddress, ...] = (("192.0.2.9", 5683), ("192.0.2.10", 61616), ("2001:db8::9", 5683, 0, 0))
+_PROXY_ADDRESS: SocketAddress = ("192.0.2.10", 61616)
+_PROXY = Proxy(ip_address(_PROXY_ADDRESS[0]), _PROXY_ADDRESS[1], {OTHER_LAMP: (ip_address("192.0.2.9"), 5683)})
 _AT_MOST = 10
 _NARROW = Limits(
     **{name: 1.0 if "_rate" in name else 2 for name in NAMES if name != "receive_buffer"},  # type: ignore[arg-type]
@@ -118,7 +123,8 @@ class _Scene:
         self._skips = skips
         self._site = _Site()
         Listener(device.endpoint, self._site)
-        self._multicaster = Multicaster(device.endpoint, NAME)
+        proxy = _PROXY if choices.below(4) == 3 else None
+        self._multicaster = Multicaster(device.endpoint, NAME, proxy=proxy)
         self._asked: list[Collection | Observation] = []
         self.pause = 0.0
 
@@ -368,7 +374,8 @@ class _Scene:
         for datagram, destination in sent[self._checked :]:
             message = coap.decode(datagram)
             if message.option(coap.OBJECT_SECURITY) is not None:
-                assert destination == GROUP_ADDRESS or destination in self._authentic_from, message
+                asked = (GROUP_ADDRESS,) if self._multicaster.proxy is None else (_PROXY_ADDRESS,)
+                assert destination in asked or destination in self._authentic_from, message
             else:
                 assert any(self._is_allowed(message, cause) for cause in self._from[destination]), message
         self._checked = len(sent)

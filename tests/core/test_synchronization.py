@@ -24,7 +24,7 @@ from groupcoap.core.synchronization import (
     request_digest,
 )
 from groupcoap.core.window import ReplayWindow
-from groupcoap.errors import MisuseError, Reason, Rejected
+from groupcoap.errors import Busy, Limit, MisuseError, Reason, Rejected
 from support import (
     ADDRESS,
     BASELINE,
@@ -405,6 +405,20 @@ def test_two_requests_decrypted_before_the_first_challenge_get_one_challenge() -
     assert isinstance(admit(challenged_first, 0.0, counting_entropy()), ChallengedRequest)
     with refused(Reason.CHALLENGE_PENDING):
         admit(second, 0.0, counting_entropy())
+
+
+def test_a_challenge_that_may_not_be_made_now_leaves_its_sender_as_it_was() -> None:
+    sender, listener = pair()
+    one, two = protected_numbers(sender, 2)
+
+    def busy(length: int) -> bytes:
+        raise Busy(Limit.CHALLENGE_RATE)
+
+    for number, message in enumerate((one, two)):
+        now = 2.0 * number
+        with refused(Reason.BUSY):
+            receive(listener, message, policy=CHALLENGE, now=now, entropy=busy)
+        challenged(listener, message, now=now, entropy=counting_entropy())  # the very same, at once
 
 
 def test_a_unicast_get_of_an_unknown_sender_is_challenged_too() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError
 from typing import Any
 
 import pytest
@@ -42,6 +43,15 @@ def test_the_lengths_are_those_of_cose() -> None:
     assert found == LENGTHS
     assert DEFAULT_AEAD is aead_algorithm(10)
     assert all(a.number == n for n, a in AEAD_ALGORITHMS.items())
+
+
+def test_an_algorithm_is_not_changed_once_it_is_made_and_shows_no_function() -> None:
+    algorithm: Any = DEFAULT_AEAD
+    with pytest.raises(FrozenInstanceError):
+        algorithm.tag_length = 4
+    assert repr(algorithm) == (
+        "AeadAlgorithm(number=10, name='AES-CCM-16-64-128', key_length=16, nonce_length=13, tag_length=8)"
+    )
 
 
 def test_the_default_takes_ids_of_up_to_seven_bytes() -> None:

@@ -259,21 +259,22 @@ def _collector_resting() -> Iterator[None]:
 
 
 class _Flood(NamedTuple):
-    """One flood: of garbage or of replays, with or without the kernel's filter, and whether listener and flooder
-    share one processor core."""
+    """One flood: of which kind, with or without the kernel's filter, and whether listener and flooder share one
+    processor core."""
 
-    replays: bool
-    kernel_filter: bool
-    one_core: bool
+    kind: str
+    one_core: bool = False
+    kernel_filter: bool = True
 
 
 _FLOODS: Final = {
-    "garbage": _Flood(False, True, False),
-    "garbage_unfiltered": _Flood(False, False, False),
-    "replay": _Flood(True, True, False),
-    "garbage_one_core": _Flood(False, True, True),
-    "garbage_unfiltered_one_core": _Flood(False, False, True),
-    "replay_one_core": _Flood(True, True, True),
+    "garbage": _Flood("garbage"),
+    "garbage_unfiltered": _Flood("garbage", kernel_filter=False),
+    "replay": _Flood("replay"),
+    "garbage_one_core": _Flood("garbage", one_core=True),
+    "garbage_unfiltered_one_core": _Flood("garbage", one_core=True, kernel_filter=False),
+    "replay_one_core": _Flood("replay", one_core=True),
+    "invented_sender_one_core": _Flood("invented_sender", one_core=True),
 }
 
 
@@ -390,8 +391,7 @@ class _Helper:
 async def _flooded(flood: _Flood, seconds: float, helpers: tuple[_Helper, _Helper]) -> dict[str, float]:
     room = _Room.new()
     message = room.recorded()
-    replay = coap.encode(message)
-    datagrams = [replay] if flood.replays else [os.urandom(len(replay)) for _ in range(_SLICE)]
+    datagrams = _kinds(message, room.gid)[flood.kind].datagrams()
     allowed = os.sched_getaffinity(0)
     core = min(allowed) if flood.one_core else None
     flooder, member = helpers

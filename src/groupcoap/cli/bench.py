@@ -52,7 +52,7 @@ def collect(as_json: bool) -> None:
 @click.option(
     "--rounds", type=click.IntRange(min=1), help="How often the drops are measured (default: a few seconds)."
 )
-@click.option("--seconds", type=Seconds(0.1, 60), help="How long each of six floods lasts (default: 2).")
+@click.option("--seconds", type=Seconds(0.1, 60), help="How long each of seven floods lasts (default: 2).")
 def flood(as_json: bool, rounds: int | None, seconds: float | None) -> None:
     """What a flood costs a listener, and how members are served meanwhile. All of it stays on this machine.
 

@@ -26,7 +26,8 @@ MAX_CHALLENGES = 32
 times there are never more, so that every value stays valid until its own time ends."""
 
 Entropy = Callable[[int], bytes]
-"""`os.urandom`, or a test's own."""
+"""`os.urandom`, or a test's own. Asked once for every challenge: if it raises `Rejected`, there is none, and its
+sender is no more pending than before."""
 
 _NOT_COMPARED = frozenset(
     (coap.REPEAT, coap.URI_HOST, coap.URI_PORT, coap.PROXY_URI, coap.PROXY_SCHEME, coap.OBJECT_SECURITY)
