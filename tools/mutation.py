@@ -104,7 +104,7 @@ class ReplaceEnumMember(Operator):  # type: ignore[misc]
         dot = node.get_previous_leaf()
         enum = dot.get_previous_leaf() if dot is not None and dot.value == "." else None
         found = ENUMS.get(enum.value) if enum is not None else None
-        return found if found is not None and node.value in found.__members__ else None
+        return found if found is not None and len(found) > 1 and node.value in found.__members__ else None
 
     def mutate(self, node: Any, index: int) -> Any:
         names = list(self._enum_of(node).__members__)

@@ -235,6 +235,19 @@ def test_unfinished_assemblies_expire(age: float, kept: bool) -> None:
             proxies.feed("a", last, 100.0 + age)
 
 
+def test_an_assembly_is_kept_for_a_minute_to_the_very_end() -> None:
+    proxies = Proxies()
+    first, last = cut(b"a" * 20, [0])
+    for port in range(EACH):
+        proxies.feed("a", first, 0.0, port)
+    proxies.feed("a", first, 60.0, EACH)  # none of the others has expired yet
+    assert proxies.limited == [Limit.ASSEMBLIES_PER_PEER]
+    assert isinstance(proxies.feed("a", last, 60.0, 1), Message)
+    with refused(Reason.MALFORMED):
+        proxies.feed("a", last, 60.1, 2)
+    assert len(proxies.reassembler) == 1  # nor is it kept any longer
+
+
 def test_the_time_runs_from_the_latest_piece() -> None:
     proxies = Proxies()
     one, two, last = cut(b"a" * 40, [0])
@@ -287,6 +300,42 @@ def test_a_new_attempt_takes_no_further_place() -> None:
         proxies.feed("a", piece(0, True, bytes((number,)) * 16))
     assert proxies.limited == []
     assert len(proxies.reassembler) == 1
+
+
+def test_a_new_attempt_of_a_host_that_has_all_its_places_takes_its_own() -> None:
+    proxies = Proxies()
+    host, same = (("host", number) for number in (1, 1))  # equal, but not one object
+    first, last = cut(b"a" * 20, [0])
+    for port in range(EACH):
+        proxies.feed(host, first, 0.0, port)
+    proxies.feed(same, piece(0, True, b"b" * 16), 0.0, EACH - 1)
+    assert proxies.limited == []
+    proxies.feed(same, first, 0.0, EACH)
+    assert proxies.limited == [Limit.ASSEMBLIES_PER_PEER]
+    for port in range(1, EACH):
+        assert isinstance(proxies.feed(host, last, 0.0, port), Message)
+
+
+def test_a_larger_piece_with_all_that_came_so_far_is_a_new_attempt() -> None:
+    proxies = Proxies()
+    for part in cut(b"a" * 48, [0])[:2]:
+        proxies.feed("a", part)
+    assert proxies.feed("a", piece(0, True, b"a" * 32, exponent=1)) is Progress.CONTINUE
+    with refused(Reason.MALFORMED):  # the second one of before does not repeat the latest
+        proxies.feed("a", piece(1, True, b"a" * 16))
+
+
+@pytest.mark.parametrize("exponent", range(7))
+def test_blocks_of_every_size_are_put_together_and_may_be_repeated(exponent: int) -> None:
+    size = 16 << exponent
+    proxies = Proxies(5 * size)
+    for number in range(4):
+        part = piece(number, True, bytes((number,)) * size, exponent=exponent)
+        for _ in range(2):
+            assert proxies.feed("a", part) is Progress.CONTINUE
+    result = proxies.feed("a", piece(4, False, b"end", exponent=exponent))
+    assert isinstance(result, Message)
+    assert result.payload == b"".join(bytes((number,)) * size for number in range(4)) + b"end"
 
 
 def test_a_new_one_is_refused_where_being_full_raises() -> None:
@@ -400,6 +449,8 @@ def test_each_piece_of_an_answer_asks_for_the_next_of_the_same_size(exponent: in
 )
 def test_a_piece_of_an_answer_that_does_not_follow(second: Message) -> None:
     assembly = AnswerAssembly(100)
+    with refused(Reason.MALFORMED):
+        assembly.feed(second)
     assembly.feed(answer_piece(0, True, b"a" * 16))
     with refused(Reason.MALFORMED):
         assembly.feed(second)
@@ -409,6 +460,20 @@ def test_a_piece_of_an_answer_that_does_not_follow(second: Message) -> None:
     whole_again = assembly.feed(answer_piece(1, False, b"b"))
     assert isinstance(whole_again, Message)
     assert whole_again.payload == b"a" * 16 + b"b"
+
+
+def test_a_piece_of_an_answer_that_comes_twice_does_not_follow() -> None:
+    assembly = AnswerAssembly(100)
+    for number in range(2):
+        assembly.feed(answer_piece(number, True, b"a" * 16))
+    with refused(Reason.MALFORMED):
+        assembly.feed(answer_piece(1, True, b"a" * 16))
+
+
+def test_an_etag_is_compared_by_its_bytes() -> None:
+    assembly = AnswerAssembly(100)
+    assembly.feed(answer_piece(0, True, b"a" * 16, etag=bytes(bytearray(b"etag"))))
+    assert isinstance(assembly.feed(answer_piece(1, False, b"b", etag=bytes(bytearray(b"etag")))), Message)
 
 
 def test_an_answer_is_bounded() -> None:
@@ -443,7 +508,7 @@ def test_what_is_a_piece(value: bytes | None, expected: bool) -> None:
     assert is_piece(value) is expected
 
 
-@pytest.mark.parametrize(("max_size", "most"), [(64, 10), (40, 6), (16, 4)])
+@pytest.mark.parametrize(("max_size", "most"), [(64, 10), (45, 6), (16, 4)])
 def test_pieces_without_end_are_refused_some_day(max_size: int, most: int) -> None:
     assembly = AnswerAssembly(max_size)
     taken = 0

@@ -110,6 +110,8 @@ def _authority(scheme: str, authority: str) -> str:
     if not host:
         raise MisuseError("Proxy-Uri without a host")
     if host.startswith("["):
+        if not host.endswith("]"):
+            raise MisuseError("Proxy-Uri with an IP literal that does not end in ]")
         host = host.lower()
     else:
         host = quote(unquote_to_bytes(host.lower()), safe=_UNRESERVED_AND_SUB_DELIMS)

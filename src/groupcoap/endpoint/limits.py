@@ -45,10 +45,10 @@ class Limits:
     recipients: int = DEFAULT_RECIPIENTS
     """Senders of requests whose replay window a Security Context keeps: a further one is refused, since a window
     that is given up could not be made again. Also listeners whose answers were verified: there the oldest goes."""
-    requests: int = 256
+    requests: int = 1024
     """Requests that resources are serving: a further one is refused. On the plain side, where observations count as
     well, the oldest ends."""
-    requests_per_peer: int = 32
+    requests_per_peer: int = 128
     responses: int = 2048
     """Responses that wait for their moment within Leisure: further requests by multicast are refused."""
     responses_per_peer: int = 256
