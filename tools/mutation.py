@@ -37,6 +37,7 @@ from check_coverage import ROOT, chosen_modules, tests_of
 from cosmic_ray.ast import get_ast_from_path
 from cosmic_ray.commands import init
 from cosmic_ray.mutating import use_mutation
+from cosmic_ray.operators.exception_replacer import ExceptionReplacer
 from cosmic_ray.operators.operator import Example, Operator
 from cosmic_ray.plugins import OPERATOR_PROVIDERS, get_operator
 from cosmic_ray.work_db import WorkDB, use_db
@@ -210,9 +211,14 @@ def run(module: Path, again: bool) -> None:
 
 def result_of(module: Path, mutation: MutationSpec, timeout: float) -> WorkResult:
     operator = get_operator(mutation.operator_name)()
-    with use_mutation(module, operator, mutation.occurrence) as (before, after):
-        diff = "\n".join(unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=0))
-        return WorkResult(WorkerOutcome.NORMAL, test(module, timeout), diff=diff)
+    try:
+        with use_mutation(module, operator, mutation.occurrence) as (before, after):
+            diff = "\n".join(unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=0))
+            return WorkResult(WorkerOutcome.NORMAL, test(module, timeout), diff=diff)
+    except AttributeError:
+        if not isinstance(operator, ExceptionReplacer):
+            raise
+        return WorkResult(WorkerOutcome.EXCEPTION, "never run")  # it cannot replace a dotted name
 
 
 # ---- the result

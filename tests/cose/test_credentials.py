@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -115,6 +116,7 @@ OTHER_CBOR = [1, "text", b"bytes", [], {}, None, 1.5, True]
         claims({1: 4, -1: 6, -2: RAW[-8]}),
         claims({1: 2, -1: 1, -2: RAW[-7][1:33]}),
         claims({1: 2, -1: 2, -2: RAW[-7][1:33], -3: RAW[-7][33:]}),
+        claims({1: 2, -1: 0, -2: RAW[-7][1:33], -3: RAW[-7][33:]}),
         claims({1: 2, -1: 1, -2: RAW[-7][1:33], -3: True}),
         claims({1: 2, -1: 1, -2: RAW[-7][1:33], -3: "text"}),
         claims({1: 2, -1: 1, -2: b"", -3: b""}),
@@ -138,6 +140,9 @@ def test_claims_without_a_usable_key_are_refused(data: bytes, wrapped: bool) -> 
         [*sign1(claims(COSE_KEY[-8])), 0],
         [b"", {}, "text", b""],
         cbor2.CBORTag(17, sign1(claims(COSE_KEY[-8]))),
+        cbor2.CBORTag(19, sign1(claims(COSE_KEY[-8]))),
+        cbor2.CBORTag(62, sign1(claims(COSE_KEY[-8]))),
+        cbor2.CBORTag(600, sign1(claims(COSE_KEY[-8]))),
         cbor2.CBORTag(18, cbor2.CBORTag(61, sign1(claims(COSE_KEY[-8])))),
     ],
     ids=lambda value: repr(value)[:20],
@@ -202,6 +207,12 @@ cbor_values: st.SearchStrategy[Any] = st.recursive(
 def test_any_cbor_is_refused_unless_it_holds_a_key(value: Any, kind: CredentialKind) -> None:
     with pytest.raises(MisuseError):
         Credential(kind, cbor2.dumps(value)).public_key(EDDSA)
+
+
+def test_a_credential_is_not_changed_once_it_is_made() -> None:
+    found: Any = Credential(CredentialKind.RAW_KEY, RAW[-8])
+    with pytest.raises(FrozenInstanceError):
+        found.data = RAW[-7]
 
 
 def test_the_original_bytes_are_kept() -> None:
