@@ -172,14 +172,15 @@ def test_a_recipient_knows_whether_it_is_kept() -> None:
     context = security_context(LISTENER)
     recipient = context.recipient(MULTICASTER)
     context.keep_answering(recipient)
-    assert not recipient.kept
+    kept = [recipient.kept]
     assert context.recipient(MULTICASTER) is recipient
     context.keep(recipient)
-    assert recipient.kept
+    kept.append(recipient.kept)
     context.keep_answering(recipient)
     assert not context._answering
     context.depart([MULTICASTER])
-    assert not recipient.kept
+    kept.append(recipient.kept)
+    assert kept == [False, True, False]
 
 
 def test_a_pure_listener_has_no_own_id_to_reflect() -> None:
