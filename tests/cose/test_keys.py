@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -66,10 +68,28 @@ def test_a_signature_of_another_length_never_verifies(algorithm: SignatureAlgori
     assert not public.verify(signature + message[:1], message[1:])
 
 
+def test_the_two_numbers_of_an_es256_signature_have_32_bytes_each_and_no_other_encoding() -> None:
+    """With k = 1, r is the x of the generator and s = e + r·d: a key can be chosen for which s is 1."""
+    r = 0x6B17D1F2E12C4247F8BCE6E563A440F277037D812DEB33A0F4A13945D898C296
+    e = int.from_bytes(sha256(b"message").digest(), "big")
+    scalar = (1 - e) * pow(r, -1, P256_ORDER) % P256_ORDER
+    public = signature_algorithm(-7).private_key(Secret(scalar.to_bytes(32, "big"))).public_key
+    first = r.to_bytes(32, "big")
+    assert public.verify(first + bytes(31) + b"\x01", b"message")
+    for length in (1, 30, 31, 33):
+        assert not public.verify(first + bytes(length - 1) + b"\x01", b"message")
+
+
 @both
 @pytest.mark.parametrize("signature", [bytes(64), b"\xff" * 64, bytes(32) + b"\x01" * 32])
 def test_numbers_that_are_no_signature_do_not_verify(algorithm: SignatureAlgorithm, signature: bytes) -> None:
     assert not key(algorithm).public_key.verify(signature, b"message")
+
+
+def test_an_algorithm_is_not_changed_once_it_is_made() -> None:
+    algorithm: Any = DEFAULT_SIGNATURE
+    with pytest.raises(FrozenInstanceError):
+        algorithm.signature_length = 0
 
 
 def test_ed25519_reproduces_rfc_8032_test_1() -> None:
@@ -100,8 +120,9 @@ def test_p256_verifies_rfc_6979_a_2_5() -> None:
 @both
 @pytest.mark.parametrize("length", [0, 31, 33])
 def test_a_private_key_of_another_length_is_refused(algorithm: SignatureAlgorithm, length: int) -> None:
-    with pytest.raises(MisuseError):
-        algorithm.private_key(Secret(b"\x01" * length))
+    for secret in (b"\x01" * length, b"\x01".rjust(length, b"\0")[:length]):
+        with pytest.raises(MisuseError):
+            algorithm.private_key(Secret(secret))
 
 
 @pytest.mark.parametrize("scalar", [0, P256_ORDER, P256_ORDER + 1, (1 << 256) - 1])
