@@ -48,6 +48,8 @@ class Reason(Enum):
     REPEAT_BY_MULTICAST = "Repeat option in a multicast request"
     NOT_THE_ORIGINAL = "echo of another request (synchronized by it, not delivered)"
     UNICAST_METHOD = "only GET and FETCH may come by unicast without Repeat"
+    NO_PAIRWISE_MODE = "pairwise mode is not used here"
+    OTHER_RESPONDER = "not from who was asked"
     UNKNOWN_EXCHANGE = "no such request"
     BOUND_TO_OTHER_REQUEST = "does not fit the request"
     NOTIFICATION_ORDER = "notification out of order"

@@ -12,9 +12,10 @@ from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 from typing import Protocol
 
-from .core.policy import GroupPolicy
+from .core.contexts import CommonContext
+from .core.policy import GroupPolicy, Verification
 from .core.profile import Profile
-from .cose.algorithms import DEFAULT_AEAD, AeadAlgorithm, Kdf
+from .cose.algorithms import DEFAULT_AEAD, AeadAlgorithm, EncryptionAlgorithm, Kdf, KeyAgreement
 from .cose.credentials import Credential
 from .cose.keys import DEFAULT_SIGNATURE, PrivateKey, SignatureAlgorithm
 from .errors import MisuseError
@@ -67,9 +68,9 @@ class Member:
 class Epoch:
     """One Security Context of a group as one endpoint gets it.
 
-    `own_id`: this endpoint's Endpoint ID, None for a pure listener. `private_key`: this endpoint's, None likewise.
-    `members`: whose credentials are at hand (this endpoint itself may be among them). `departed`: Endpoint IDs
-    that must not be taken for members any more."""
+    `own_id`: this endpoint's Endpoint ID, None for a pure listener. `private_key`, `credential`: this endpoint's,
+    None likewise. `members`: whose credentials are at hand (this endpoint itself may be among them). `departed`:
+    Endpoint IDs that must not be taken for members any more. `master_salt`: of Group OSCORE, may be empty."""
 
     gid: bytes
     master_secret: Secret
@@ -77,6 +78,8 @@ class Epoch:
     private_key: PrivateKey | None
     members: tuple[Member, ...]
     departed: frozenset[bytes] = frozenset()
+    master_salt: bytes = b""
+    credential: Credential | None = None
 
     def __post_init__(self) -> None:
         if (self.own_id is None) != (self.private_key is None):
@@ -84,9 +87,54 @@ class Epoch:
 
 
 @dataclass(frozen=True, slots=True)
-class GroupConfiguration:
-    """A group as one endpoint knows it. `epochs`: live Security Contexts, the current one last.
+class SecurityParameters:
+    """What a group's Security Contexts have in common, whatever the epoch: see `core.contexts.CommonContext`.
     `manager_credential`: the Group Manager's own, where there is one."""
+
+    profile: Profile
+    aead: AeadAlgorithm | None = DEFAULT_AEAD
+    kdf: Kdf = Kdf.HKDF_SHA_256
+    signature: SignatureAlgorithm = DEFAULT_SIGNATURE
+    group_encryption: EncryptionAlgorithm | None = None
+    key_agreement: KeyAgreement | None = None
+    sign_protected: bool = True
+    manager_credential: Credential | None = None
+
+    @property
+    def encryption(self) -> EncryptionAlgorithm:
+        """Of messages to the group. `MisuseError` if there is none."""
+        encryption = self.group_encryption or self.aead
+        if encryption is None:
+            raise MisuseError("a group needs an encryption algorithm")
+        return encryption
+
+    def common_context(self, gid: bytes, master_secret: Secret, master_salt: bytes = b"") -> CommonContext:
+        """The Common Context of an epoch. `MisuseError` if there cannot be one."""
+        manager = None if self.manager_credential is None else self.authenticated(self.manager_credential)
+        return CommonContext(
+            profile=self.profile,
+            aead=self.aead,
+            kdf=self.kdf,
+            signature=self.signature,
+            master_secret=master_secret,
+            gid=gid,
+            group_encryption=self.group_encryption,
+            key_agreement=self.key_agreement,
+            master_salt=master_salt,
+            manager_credential=manager or b"",
+            sign_protected=self.sign_protected,
+        )
+
+    def authenticated(self, credential: Credential) -> bytes | None:
+        """A credential as it enters the AAD; None where the profile binds messages to none. `MisuseError` if it is
+        of a kind that cannot."""
+        return credential.authenticated if self.profile.rules.binds_credentials else None
+
+
+@dataclass(frozen=True, slots=True)
+class GroupConfiguration:
+    """A group as one endpoint knows it. `epochs`: live Security Contexts, the current one last. The algorithms and
+    `manager_credential` are those of `SecurityParameters`."""
 
     name: str
     profile: Profile
@@ -94,10 +142,13 @@ class GroupConfiguration:
     roles: frozenset[Role]
     epochs: tuple[Epoch, ...]
     policy: GroupPolicy = field(default_factory=GroupPolicy)
-    aead: AeadAlgorithm = DEFAULT_AEAD
+    aead: AeadAlgorithm | None = DEFAULT_AEAD
     kdf: Kdf = Kdf.HKDF_SHA_256
     signature: SignatureAlgorithm = DEFAULT_SIGNATURE
     manager_credential: Credential | None = None
+    group_encryption: EncryptionAlgorithm | None = None
+    key_agreement: KeyAgreement | None = None
+    sign_protected: bool = True
 
     def __post_init__(self) -> None:
         if not self.name or not self.addresses or not self.epochs or not self.roles:
@@ -107,10 +158,30 @@ class GroupConfiguration:
             raise MisuseError("a pure listener has no other role")
         if any((epoch.own_id is None) != pure for epoch in self.epochs):
             raise MisuseError("exactly a pure listener has no Endpoint ID")
+        if self.profile.rules.signature_first and self.policy.verification is not Verification.ALWAYS:
+            raise MisuseError(f"{self.profile.name} has its countersignatures always verified")
 
     @property
     def current(self) -> Epoch:
         return self.epochs[-1]
+
+    @property
+    def parameters(self) -> SecurityParameters:
+        """The group's algorithms and its Group Manager's credential."""
+        return SecurityParameters(
+            self.profile,
+            self.aead,
+            self.kdf,
+            self.signature,
+            self.group_encryption,
+            self.key_agreement,
+            self.sign_protected,
+            self.manager_credential,
+        )
+
+    def common_context(self, epoch: Epoch) -> CommonContext:
+        """The Common Context of one of its epochs. `MisuseError` if there cannot be one."""
+        return self.parameters.common_context(epoch.gid, epoch.master_secret, epoch.master_salt)
 
 
 @dataclass(frozen=True, slots=True)

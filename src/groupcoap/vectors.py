@@ -244,7 +244,7 @@ def _other_id(taken: set[bytes], longest: int) -> bytes:
 
 def _sequence(data: Json) -> Json:
     common = _common(data["common"])
-    own_id = _other_id({bytes.fromhex(kid) for kid in data["recipients"]}, common.aead.max_id_length)
+    own_id = _other_id({bytes.fromhex(kid) for kid in data["recipients"]}, common.max_id_length)
     key = common.signature.generate()
     sender = SenderContext(common, own_id, key, SequenceNumbers())
     registry = _listener(data, sender, Method(data["synchronization"]))

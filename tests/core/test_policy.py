@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from groupcoap.core.group_oscore import GROUP_OSCORE
 from groupcoap.core.multicast_oscore_04 import MULTICAST_OSCORE_04
 from groupcoap.core.policy import GroupPolicy, Verification, profile_by_name
 from groupcoap.core.synchronization import Method
@@ -13,9 +14,10 @@ from groupcoap.errors import MisuseError
 
 def test_the_profile_is_found_by_its_name() -> None:
     assert profile_by_name("multicast-oscore-04") is MULTICAST_OSCORE_04
+    assert profile_by_name("group-oscore") is GROUP_OSCORE
 
 
-@pytest.mark.parametrize("name", ["", "group-oscore", None, []])
+@pytest.mark.parametrize("name", ["", "oscore", None, []])
 def test_an_unknown_profile_is_refused(name: Any) -> None:
     with pytest.raises(MisuseError, match="multicast-oscore-04"):
         profile_by_name(name)

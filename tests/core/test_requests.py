@@ -454,11 +454,12 @@ def test_the_trace_of_a_request_shows_what_went_into_it() -> None:
     (trace,) = traces
     profile, common = MULTICAST_OSCORE_04, sender.context.common
     assert trace.plaintext == profile.split(request(coap.PUT, payload=b"x"))[2]
-    assert trace.external_aad == profile.external_aad(common, protected.exchange.ids)
+    assert trace.external_aad == profile.external_aad(common, protected.exchange.ids, trace.option, sender.sender.author)
     assert trace.nonce == protected.exchange.nonce
     assert trace.option == option_of(protected.message)
     assert trace.aad == protected.exchange.prepared[0]
-    assert sender.sender.cipher.decrypt(trace.nonce, protected.message.payload, trace.aad) == trace.plaintext
+    cipher = common.encryption.cipher(sender.sender.key)
+    assert cipher.decrypt(trace.nonce, protected.message.payload, trace.aad) == trace.plaintext
     assert trace.to_be_signed.endswith(protected.message.payload)
     assert deliver(listener, protected.message).sequence_number == 0
 

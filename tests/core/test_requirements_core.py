@@ -92,7 +92,7 @@ def test_the_option_value_is_laid_out_as_in_figure_2(
 
     def expected(flags: int, middle: bytes, owner: bytes, payload: bytes) -> bytes:
         prepared = MULTICAST_OSCORE_04.binder(common, kid, gid)(partial_iv)
-        _, signed = MULTICAST_OSCORE_04.countersigned(prepared, (owner, b""), payload)
+        _, (signed,) = MULTICAST_OSCORE_04.countersigned(common, (b"", *prepared[1:], payload))
         node = sender if owner == kid else listener
         return bytes((flags,)) + middle + node.sender.private_key.sign(signed) + owner
 
@@ -101,7 +101,7 @@ def test_the_option_value_is_laid_out_as_in_figure_2(
     assert value == expected(0x38 | len(partial_iv), partial_iv + length + gid, kid, payload)
     key = MULTICAST_OSCORE_04.derive_key(common, kid)
     aad = MULTICAST_OSCORE_04.binder(common, *ids[::2])(partial_iv)[0]
-    plaintext = common.aead.cipher(key).decrypt(common.nonce(kid, partial_iv), payload, aad)
+    plaintext = common.encryption.cipher(key).decrypt(common.nonce(kid, partial_iv), payload, aad)
     assert plaintext == b"\x01\xb5light"
 
     exchange = deliver(listener, protected.message).exchange

@@ -482,7 +482,9 @@ def test_a_challenge_without_a_partial_iv_is_malformed() -> None:
     profile, common = listener.context.common.profile, listener.context.common
     plaintext = bytes((coap.FORBIDDEN,)) + coap.encode_options(((coap.REPEAT, bytes(8)),))
     prepared = profile.binder(common, *incoming.ids[::2])(incoming.ids.partial_iv)
-    option, payload, *_ = profile.seal(listener.sender, prepared, nonce, None, None, plaintext)
+    header = (None, None, listener.sender.sender_id, True, False)
+    sender_context = listener.sender
+    option, payload, *_ = profile.seal(sender_context, sender_context.channel, prepared, nonce, header, plaintext)
     message = Message(coap.NON, coap.CHANGED, 1, b"\x70\x07", ((coap.OBJECT_SECURITY, option),), payload)
     with refused(Reason.MALFORMED):
         collect(sender, outgoing, message)

@@ -191,7 +191,7 @@ class _Listening:
         if endpoint.counters.delivered_requests != 1:
             raise GroupcoapError("the listener did not take the request that is to be replayed")
         context = endpoint.groups.current(_GROUP)
-        self._decrypt = context.recipient(_RECORDED).decrypt
+        self._decrypt = context.recipient(_RECORDED).channel.apply
         self._nonce = bytes(DEFAULT_AEAD.nonce_length)
 
     def drop(self, datagrams: Sequence[bytes], by_multicast: bool) -> None:

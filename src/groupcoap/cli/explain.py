@@ -297,9 +297,9 @@ def _ciphertext(payload: bytes, common: CommonContext | None) -> Iterator[Row]:
     elif common is None:
         yield Row("ciphertext", payload, f"{len(payload)} bytes with its tag")
     else:
-        tag = min(common.aead.tag_length, len(payload))
+        tag = min(common.encryption.tag_length, len(payload))
         inner = len(payload) - tag
-        yield Row("ciphertext", payload[:inner], f"{inner} bytes, {common.aead.name}")
+        yield Row("ciphertext", payload[:inner], f"{inner} bytes, {common.encryption.name}")
         yield Row("tag", payload[inner:], f"{tag} bytes")
 
 

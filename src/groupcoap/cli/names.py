@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from ..cose.algorithms import AEAD_ALGORITHMS, AeadAlgorithm
+from ..cose.algorithms import AEAD_ALGORITHMS, COUNTER_ALGORITHMS, AeadAlgorithm, EncryptionAlgorithm
 from ..cose.keys import SIGNATURE_ALGORITHMS, SignatureAlgorithm
 
 SIGNATURES: dict[str, SignatureAlgorithm] = {
     "eddsa": SIGNATURE_ALGORITHMS[-8],
     "es256": SIGNATURE_ALGORITHMS[-7],
+    "es384": SIGNATURE_ALGORITHMS[-35],
 }
 
 AEADS: dict[str, AeadAlgorithm] = {algorithm.name: algorithm for _, algorithm in sorted(AEAD_ALGORITHMS.items())}
+
+GROUP_ENCRYPTIONS: dict[str, EncryptionAlgorithm] = {
+    **AEADS,
+    **{algorithm.name: algorithm for algorithm in COUNTER_ALGORITHMS.values()},
+}

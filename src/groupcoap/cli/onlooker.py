@@ -123,7 +123,8 @@ class Onlooker:
             raise Rejected(Reason.MALFORMED, "what is given as the request is no group request")
         context = context or self._registry.of(gid)[0]
         common = context.common
-        kid, _ = common.profile.split_request_option(common, prefix)
+        kid, _, _ = common.profile.split_request_option(common, prefix)
+        assert kid is not None  # as split_request_option promises
         prepared = common.profile.binder(common, kid, gid)(partial_iv)
         observe = request.option(coap.OBSERVE)
         registers = observe is not None and coap.uint_value(observe) == 0
@@ -160,24 +161,13 @@ def onlooker(keys: Iterable[Keys]) -> Onlooker:
 
 
 def _begin(path: Path, group: GroupConfiguration, epoch: Epoch) -> KnownEpoch:
-    context = SecurityContext(group.name, _common(group, epoch), None, {})
+    context = SecurityContext(group.name, group.common_context(epoch), None, {})
     return KnownEpoch(group.name, epoch.gid, path, context, [], {}, set(), set())
-
-
-def _common(group: GroupConfiguration, epoch: Epoch) -> CommonContext:
-    return CommonContext(
-        profile=group.profile,
-        aead=group.aead,
-        kdf=group.kdf,
-        signature=group.signature,
-        master_secret=epoch.master_secret,
-        gid=epoch.gid,
-    )
 
 
 def _merge(known: KnownEpoch, path: Path, group: GroupConfiguration, epoch: Epoch) -> None:
     where = f"group {group.name}, Gid {epoch.gid.hex()}"
-    if not _same_keys(known.common, _common(group, epoch)):
+    if not _same_keys(known.common, group.common_context(epoch)):
         raise FileFault(path, f"{where}: has other keys or algorithms than in {known.path}; leave one of them out")
     known.addresses += [address for address in group.addresses if address not in known.addresses]
     known.departed |= epoch.departed

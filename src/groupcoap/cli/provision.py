@@ -6,6 +6,7 @@ import itertools
 import os
 import shlex
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -15,9 +16,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..core.policy import GroupPolicy, Verification
+from ..core.multicast_oscore_04 import MULTICAST_OSCORE_04
+from ..core.policy import PROFILES, GroupPolicy, Verification, profile_by_name
+from ..core.profile import Mode, Profile
 from ..core.synchronization import Method, SynchronizationPolicy
-from ..cose.algorithms import DEFAULT_AEAD, Kdf
+from ..cose.algorithms import DEFAULT_AEAD, Kdf, key_agreement_for
 from ..errors import MisuseError
 from ..files.group import parse_address
 from ..files.identity import load_identity
@@ -26,7 +29,10 @@ from ..files.provisioning import provision as make_files
 from ..files.renewal import Renewal, RenewedDevice, groups_in
 from ..files.renewal import renew as renew_groups
 from ..membership import GroupAddress, Role
-from .names import AEADS, SIGNATURES
+from .names import AEADS, GROUP_ENCRYPTIONS, SIGNATURES
+
+RESPONSE_MODES: dict[str, Mode | None] = {"as-requested": None, "group": Mode.GROUP, "pairwise": Mode.PAIRWISE}
+SIGN_PROTECTED = {"deployed": True, "rfc9338": False}
 
 ROLES: dict[str, frozenset[Role]] = {
     "multicaster": frozenset({Role.MULTICASTER}),
@@ -85,6 +91,40 @@ def _device_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def _group_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
+        click.option(
+            "--countersignature",
+            type=click.Choice(list(SIGN_PROTECTED)),
+            default="deployed",
+            show_default=True,
+            help="group-oscore: what is signed. deployed: as aiocoap and Californium do; rfc9338: without the "
+            "empty sign_protected that they put in. Listeners accept either.",
+        ),
+        click.option(
+            "--responses",
+            type=click.Choice(list(RESPONSE_MODES)),
+            default="as-requested",
+            show_default=True,
+            help="group-oscore: the mode of answers. pairwise: only the requester can read them.",
+        ),
+        click.option(
+            "--group-encryption",
+            type=click.Choice(list(GROUP_ENCRYPTIONS), case_sensitive=False),
+            metavar="NAME",
+            help="group-oscore: encryption of messages to the group, if not that of --aead: one of these, or "
+            f"{', '.join(name for name in GROUP_ENCRYPTIONS if name not in AEADS)}.",
+        ),
+        click.option(
+            "--pairwise/--no-pairwise",
+            default=None,
+            help="group-oscore: whether two members can speak to each other alone.  [default: yes]",
+        ),
+        click.option(
+            "--profile",
+            type=click.Choice(list(PROFILES)),
+            default=MULTICAST_OSCORE_04.name,
+            show_default=True,
+            help="The wire format: of the draft, or today's standard, which devices of others speak.",
+        ),
         click.option(
             "--verification",
             type=click.Choice([choice.value for choice in Verification]),
@@ -172,6 +212,11 @@ def provision(
     kdf: str,
     signature: str,
     verification: str,
+    profile: str,
+    pairwise: bool | None,
+    group_encryption: str | None,
+    responses: str,
+    countersignature: str,
     switches: int | None,
     lamps: int | None,
     pure_listeners: int | None,
@@ -211,17 +256,48 @@ def provision(
         *(_with_identity(Path(path), role) for path, role in identity),
         *(DevicePlan(name, ROLES[role], existing=True) for name, role in join),
     ]
-    plan = GroupPlan(
-        name,
-        tuple(dict.fromkeys(addresses)),
-        GroupPolicy(SynchronizationPolicy(Method(sync)), Verification(verification)),
-        AEADS[aead],
-        Kdf(kdf),
-        SIGNATURES[signature],
+    plan = _plan(
+        ctx,
+        profile_by_name(profile),
+        pairwise,
+        GroupPlan(
+            name,
+            tuple(dict.fromkeys(addresses)),
+            GroupPolicy(SynchronizationPolicy(Method(sync)), Verification(verification), RESPONSE_MODES[responses]),
+            AEADS[aead],
+            Kdf(kdf),
+            SIGNATURES[signature],
+            group_encryption=None if group_encryption is None else GROUP_ENCRYPTIONS[group_encryption],
+            sign_protected=SIGN_PROTECTED[countersignature],
+        ),
     )
     _show(make_files(directory, plan, devices))
 
 
+def _plan(ctx: click.Context, profile: Profile, pairwise: bool | None, plan: GroupPlan) -> GroupPlan:
+    """With the profile, and what follows from it. `MisuseError` for options that it does not know."""
+    if not profile.rules.pairwise:
+        for parameter in ctx.command.params:
+            if parameter.name in _GROUP_OSCORE_ONLY and _given(ctx, parameter.name):
+                raise MisuseError(f"{parameter.opts[0]} goes with --profile group-oscore")
+        return replace(plan, profile=profile)
+    if plan.policy.verification is not Verification.ALWAYS:
+        raise MisuseError(f"--verification: {profile.name} has its countersignatures always verified")
+    agreement = key_agreement_for(plan.kdf)
+    if agreement is None and pairwise is None:
+        hint = "there is no key agreement for it, so there can be no pairwise mode"
+        raise MisuseError(f"--kdf {plan.kdf.value}: {hint}; say --no-pairwise, or choose another")
+    if agreement is None and pairwise:
+        raise MisuseError(
+            f"--pairwise does not go with --kdf {plan.kdf.value}, for which there is no key agreement"
+        )
+    encryption = plan.group_encryption or plan.aead
+    if pairwise is False:
+        return replace(plan, profile=profile, aead=None, group_encryption=encryption)
+    return replace(plan, profile=profile, group_encryption=encryption, key_agreement=agreement)
+
+
+_GROUP_OSCORE_ONLY = frozenset({"pairwise", "group_encryption", "responses", "countersignature"})
 _WITH_RENEW = frozenset({"directory", "name", "renew", "evict"})
 
 
@@ -271,10 +347,23 @@ def _show(made: ProvisionedGroup) -> None:
     addresses = ", ".join(str(address) for address in made.plan.addresses)
     plan = made.plan
     console.print(Text(f"group {plan.name}, Gid {made.gid.hex()}, at {addresses}"))
-    console.print(Text(f"{plan.aead.name}, HKDF-{plan.kdf.value.upper()}, {plan.signature.name}"))
+    console.print(Text(f"{plan.profile.name}: {_algorithms(plan)}"))
     console.print(table)
+    if made.manager is not None:
+        console.print(Text(f"the group's manager: {made.manager}, which no device needs"))
     console.print("These files hold secret keys: keep them readable by yourself alone.")
     _suggest(console, made)
+
+
+def _algorithms(plan: GroupPlan) -> str:
+    parts = [
+        plan.parameters(None).encryption.name,
+        f"HKDF-{plan.kdf.value.upper()}",
+        plan.signature.name,
+    ]
+    if plan.key_agreement is not None and plan.aead is not None:
+        parts.append(f"pairwise mode with {plan.aead.name} and {plan.key_agreement.name}")
+    return ", ".join(parts)
 
 
 def _roles(device: ProvisionedDevice) -> str:

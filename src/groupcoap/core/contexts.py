@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
-from ..cose.algorithms import AeadAlgorithm, Kdf
+from ..cose.algorithms import AeadAlgorithm, EncryptionAlgorithm, Kdf, KeyAgreement
 from ..cose.keys import PrivateKey, PublicKey, SignatureAlgorithm
 from ..errors import Busy, Limit, MisuseError, Reason, Rejected
 from ..secret import Secret
 from .profile import Profile
 from .sequence import SequenceNumbers
-from .synchronization import Synchronization, SynchronizationPolicy
+from .synchronization import EchoRule, Synchronization, SynchronizationPolicy
 from .window import ReplayWindow
 
 DEFAULT_RECIPIENTS = 1024
 DEFAULT_SYNCHRONIZATION = SynchronizationPolicy()
 
 
-def construct_nonce(common_iv: bytes, endpoint_id: bytes, partial_iv: bytes) -> bytes:
-    """Common IV XOR (length of ID ‖ ID padded ‖ Partial IV padded to 5 bytes) (OSCORE-06 §5.1). `MisuseError`
-    if one of them is too long for a nonce of the Common IV's length."""
+class Channel(NamedTuple):
+    """One direction under one key. `apply` encrypts (a Sender's) or decrypts (a Recipient's): nonce, data, AAD.
+    `nonce_base`: the nonce of the key's owner for Partial IV 0, as an integer. `overhead`: bytes of a payload that
+    are not plaintext's."""
+
+    apply: Callable[[bytes, bytes, bytes | None], bytes]
+    nonce_base: int
+    nonce_length: int
+    overhead: int
+
+
+def construct_nonce(common_iv: bytes, endpoint_id: bytes, partial_iv: bytes, length: int | None = None) -> bytes:
+    """Common IV XOR (length of ID ‖ ID padded ‖ Partial IV padded to 5 bytes) (OSCORE-06 §5.1), of `length` bytes:
+    that many from the start of the Common IV (Group OSCORE §3.3), all if None. `MisuseError` if one of them is too
+    long for such a nonce."""
     if not 0 < len(partial_iv) <= 5:
         raise MisuseError("a Partial IV that does not fit the nonce")
+    common_iv = common_iv[:length]
     nonce = _nonce_base(common_iv, endpoint_id) ^ int.from_bytes(partial_iv, "big")
     return nonce.to_bytes(len(common_iv), "big")
 
@@ -35,84 +49,137 @@ def _nonce_base(common_iv: bytes, endpoint_id: bytes) -> int:
 
 
 class CommonContext:
-    """What all members share: AEAD, KDF, Master Secret, the Gid (which is also the Master Salt), the
-    countersignature algorithm, and the Common IV derived from them. Immutable; a renewal makes a new one.
+    """What all members share: algorithms, Master Secret, Gid, and the Common IV derived from them. Immutable; a
+    renewal makes a new one.
 
-    `MisuseError` if messages under it could not be encoded."""
+    `encryption`: the algorithm for messages to the group; it is `group_encryption` where the profile has that apart
+    from `aead`, which is then for the pairwise mode (None: not set). `key_agreement`: for the pairwise mode (None:
+    not set). `master_salt`: of Group OSCORE; in multicast OSCORE the Gid takes its place. `manager_credential`: the
+    Group Manager's, as it enters the AAD; empty where it does not. `signature_encryption_key`: None where
+    countersignatures travel in clear. `sign_protected`: whether what is countersigned has an empty sign_protected,
+    see `groupcoap.core.group_oscore`. `overhead`, `pairwise_overhead`: bytes of a payload that are not plaintext's,
+    in either mode.
 
-    __slots__ = ("aead", "common_iv", "gid", "kdf", "master_secret", "profile", "signature", "signature_length")
+    `MisuseError` if messages under it could not be encoded, or the profile has no such algorithms."""
+
+    __slots__ = (
+        "aead",
+        "common_iv",
+        "encryption",
+        "gid",
+        "kdf",
+        "key_agreement",
+        "manager_credential",
+        "master_salt",
+        "master_secret",
+        "max_id_length",
+        "overhead",
+        "pairwise_overhead",
+        "profile",
+        "sign_protected",
+        "signature",
+        "signature_encryption_key",
+        "signature_length",
+    )
 
     def __init__(
         self,
         *,
         profile: Profile,
-        aead: AeadAlgorithm,
+        aead: AeadAlgorithm | None,
         kdf: Kdf,
         signature: SignatureAlgorithm,
         master_secret: Secret,
         gid: bytes,
+        group_encryption: EncryptionAlgorithm | None = None,
+        key_agreement: KeyAgreement | None = None,
+        master_salt: bytes = b"",
+        manager_credential: bytes = b"",
+        sign_protected: bool = True,
     ) -> None:
         if not len(master_secret):
             raise MisuseError("the Master Secret is empty")
+        encryption = group_encryption or aead
+        if encryption is None:
+            raise MisuseError("a group needs an encryption algorithm")
         self.profile = profile
         self.aead = aead
+        self.encryption: EncryptionAlgorithm = encryption
         self.kdf = kdf
         self.signature = signature
         self.signature_length = signature.signature_length
+        self.key_agreement = key_agreement
         self.master_secret = master_secret
+        self.master_salt = master_salt
+        self.manager_credential = manager_credential
+        self.sign_protected = sign_protected
         self.gid = bytes(gid)
+        self.max_id_length = min(
+            encryption.max_id_length, encryption.max_id_length if aead is None else aead.max_id_length
+        )
+        profile.check_algorithms(self)
         profile.check_sizes(self, b"")
         self.common_iv = profile.derive_common_iv(self)
+        self.signature_encryption_key = profile.derive_signature_encryption_key(self)
+        signature_in_payload = 0 if self.signature_encryption_key is None else self.signature_length
+        self.overhead = encryption.tag_length + signature_in_payload
+        self.pairwise_overhead = 0 if aead is None else aead.tag_length
 
-    def nonce_base(self, endpoint_id: bytes) -> int:
+    @property
+    def pairwise(self) -> bool:
+        """Whether the pairwise mode is used in the group (Group OSCORE §2.1)."""
+        return self.aead is not None and self.key_agreement is not None
+
+    def nonce_base(self, endpoint_id: bytes, length: int | None = None) -> int:
         """The nonce of this Endpoint ID with Partial IV 0, as an integer: the Partial IV fills the last 5
-        bytes, so the nonce of number n is this XOR n."""
-        return _nonce_base(self.common_iv, endpoint_id)
+        bytes, so the nonce of number n is this XOR n. `length`: of the nonce, `encryption`'s if None."""
+        return _nonce_base(self.common_iv[: length or self.encryption.nonce_length], endpoint_id)
 
-    def nonce(self, endpoint_id: bytes, partial_iv: bytes) -> bytes:
-        """The AEAD nonce for this Endpoint ID and Partial IV."""
-        return construct_nonce(self.common_iv, endpoint_id, partial_iv)
+    def nonce(self, endpoint_id: bytes, partial_iv: bytes, length: int | None = None) -> bytes:
+        """The nonce for this Endpoint ID and Partial IV, of this length, or `encryption`'s."""
+        return construct_nonce(self.common_iv, endpoint_id, partial_iv, length or self.encryption.nonce_length)
 
     def check_id(self, endpoint_id: bytes) -> None:
         """`MisuseError` if this cannot be an Endpoint ID here."""
-        if len(endpoint_id) > self.aead.max_id_length:
-            raise MisuseError(f"an Endpoint ID has at most {self.aead.max_id_length} bytes with {self.aead.name}")
+        if len(endpoint_id) > self.max_id_length:
+            raise MisuseError(f"an Endpoint ID has at most {self.max_id_length} bytes with {self.encryption.name}")
         self.profile.check_sizes(self, endpoint_id)
 
     def __repr__(self) -> str:
-        return f"<CommonContext {self.profile.name} gid={self.gid.hex()} {self.aead.name}>"
+        return f"<CommonContext {self.profile.name} gid={self.gid.hex()} {self.encryption.name}>"
 
 
 class SenderContext:
     """What this endpoint protects with. A pure listener has none, and nothing can be protected without one.
 
-    `numbers` gives out each sequence number once: see `SequenceNumbers`."""
+    `numbers` gives out each sequence number once: see `SequenceNumbers`. `credential`: this endpoint's own, as it
+    enters the AAD. `channel`: for messages to the group."""
 
-    __slots__ = (
-        "bind",
-        "cipher",
-        "common",
-        "key",
-        "nonce_base",
-        "nonce_length",
-        "numbers",
-        "private_key",
-        "sender_id",
-    )
+    __slots__ = ("author", "bind", "channel", "common", "credential", "key", "numbers", "private_key", "sender_id")
 
     def __init__(
-        self, common: CommonContext, sender_id: bytes, private_key: PrivateKey, numbers: SequenceNumbers
+        self,
+        common: CommonContext,
+        sender_id: bytes,
+        private_key: PrivateKey,
+        numbers: SequenceNumbers,
+        credential: bytes | None = None,
     ) -> None:
         common.check_id(sender_id)
         self.common = common
         self.sender_id = bytes(sender_id)
         self.private_key = private_key
         self.numbers = numbers
-        self.key = common.profile.derive_key(common, self.sender_id)
-        self.cipher = common.aead.cipher(self.key)
-        self.nonce_base = common.nonce_base(self.sender_id)
-        self.nonce_length = common.aead.nonce_length
-        self.bind = common.profile.binder(common, self.sender_id, common.gid)
+        self.credential = credential
+        profile, encryption = common.profile, common.encryption
+        author = profile.author(common, self.sender_id, credential)
+        if author is None:
+            raise MisuseError("a member needs a credential of its own here")
+        self.author = author
+        self.key = profile.derive_key(common, self.sender_id)
+        base = common.nonce_base(self.sender_id)
+        self.channel = Channel(encryption.cipher(self.key).encrypt, base, encryption.nonce_length, 0)
+        self.bind = profile.binder(common, self.sender_id, common.gid)
 
     def __repr__(self) -> str:
         return f"<SenderContext {self.sender_id.hex()!r} gid={self.common.gid.hex()}>"
@@ -124,20 +191,20 @@ class RecipientContext:
 
     `unbroken`: the window has missed nothing since our Sender Key was first used, which is what allows the
     nonce of a request to be used for its response (multicast-oscore-04 §7). `kept`: it is
-    one of its Security Context's."""
+    one of its Security Context's. `credential`: the sender's, as it enters the AAD. `channel`: for its messages to
+    the group."""
 
     __slots__ = (
+        "author",
         "bind",
+        "channel",
         "common",
-        "decrypt",
+        "credential",
         "kept",
         "key",
-        "nonce_base",
-        "nonce_length",
         "public_key",
         "recipient_id",
         "sync",
-        "tag_length",
         "unbroken",
         "window",
     )
@@ -149,44 +216,95 @@ class RecipientContext:
         public_key: PublicKey | None,
         *,
         unbroken: bool,
+        credential: bytes | None = None,
     ) -> None:
         self.common = common
         self.recipient_id = recipient_id
-        self.public_key = public_key
+        self.learn(public_key, credential)
         self.window = ReplayWindow()
         self.sync = Synchronization()
         self.unbroken = unbroken
-        self.key = common.profile.derive_key(common, recipient_id)
-        self.decrypt = common.aead.cipher(self.key).decrypt
         self.kept = False
-        self.nonce_base = common.nonce_base(recipient_id)
-        self.nonce_length = common.aead.nonce_length
-        self.tag_length = common.aead.tag_length
-        self.bind = common.profile.binder(common, recipient_id, common.gid)
+        profile, encryption = common.profile, common.encryption
+        self.key = profile.derive_key(common, recipient_id)
+        base = common.nonce_base(recipient_id)
+        self.channel = Channel(encryption.cipher(self.key).decrypt, base, encryption.nonce_length, common.overhead)
+        self.bind = profile.binder(common, recipient_id, common.gid)
+
+    def learn(self, public_key: PublicKey | None, credential: bytes | None) -> None:
+        """The sender's credential has come."""
+        self.public_key = public_key
+        self.credential = credential
+        self.author = self.common.profile.author(self.common, self.recipient_id, credential)
 
     def __repr__(self) -> str:
         return f"<RecipientContext {self.recipient_id.hex()!r} gid={self.common.gid.hex()} {self.window!r}>"
 
 
+class PairwiseContext(NamedTuple):
+    """What this endpoint and one other share with nobody else (Group OSCORE §2.5). The Pairwise Sender Key is in
+    `outgoing`, the Pairwise Recipient Key in `incoming`."""
+
+    outgoing: Channel
+    incoming: Channel
+
+
+def pairwise_context(sender: SenderContext, recipient: RecipientContext) -> PairwiseContext:
+    """Derive the pairwise keys of these two (Group OSCORE §2.5.1). `MisuseError` if the group has no pairwise mode,
+    or the other's credential is not at hand or not usable for it."""
+    common = sender.common
+    aead = common.aead
+    if not common.pairwise or aead is None:
+        raise MisuseError("the pairwise mode is not used in this group")
+    own, others, key = sender.credential, recipient.credential, recipient.public_key
+    if own is None or others is None or key is None:
+        raise MisuseError("the pairwise mode takes the credentials of both")
+    shared = sender.private_key.agree(key).reveal()
+    derive = common.profile.derive_pairwise_key
+    sender_key = derive(common, sender.sender_id, sender.key, Secret(own + others + shared))
+    recipient_key = derive(common, recipient.recipient_id, recipient.key, Secret(others + own + shared))
+    length, overhead = aead.nonce_length, common.pairwise_overhead
+    return PairwiseContext(
+        Channel(aead.cipher(sender_key).encrypt, common.nonce_base(sender.sender_id, length), length, 0),
+        Channel(
+            aead.cipher(recipient_key).decrypt, common.nonce_base(recipient.recipient_id, length), length, overhead
+        ),
+    )
+
+
+class CredentialNeeded(Rejected):
+    """Nothing can be said of a message before its sender's credential is there: it is looked up for `context`, and
+    the message looked at again."""
+
+    def __init__(self, context: SecurityContext, sender_id: bytes) -> None:
+        super().__init__(Reason.NO_PUBLIC_KEY, sender_id.hex())
+        self.context = context
+        self.sender_id = sender_id
+
+
 class SecurityContext:
     """One group's Security Context under one Gid, at one endpoint.
 
-    `public_keys` are those at hand ({Endpoint ID: key}); more may be learned. `intact` says that no Recipient
-    Context of this Gid was ever lost here, since before our Sender Key was first used. `generation` counts the
-    renewals of the group that this endpoint has installed: a higher one is newer. `current` until the group is
-    renewed; `accepts_requests` until then or until the grace after it has ended. `synchronization`: how it is done
-    with the senders of requests. `kept`: {Endpoint ID: Recipient Context}, changed only by `keep` and `depart`.
-    `max_recipients`: senders of requests that are kept at most, and listeners whose answers were verified. A
-    window is never given up for a newcomer, since it could not be made again; what only verified answers can
-    be."""
+    `public_keys` are those at hand ({Endpoint ID: key}); more may be learned. `credentials`: theirs, as they enter
+    the AAD ({Endpoint ID: bytes}), where the profile needs them. `established`: when a renewal brought this context
+    (monotonic seconds), None if that is not known. `intact` says that no Recipient Context of this Gid was ever
+    lost here, since before our Sender Key was first used. `generation` counts the renewals of the group that this
+    endpoint has installed: a higher one is newer. `current` until the group is renewed; `accepts_requests` until
+    then or until the grace after it has ended. `synchronization`: how it is done with the senders of requests.
+    `kept`: {Endpoint ID: Recipient Context}, changed only by `keep` and `depart`. `max_recipients`: senders of
+    requests that are kept at most, and listeners whose answers were verified. A window is never given up for a
+    newcomer, since it could not be made again; what only verified answers can be."""
 
     __slots__ = (
         "_answering",
+        "_credentials",
         "_departed",
+        "_pairwise",
         "_public_keys",
         "accepts_requests",
         "common",
         "current",
+        "established",
         "generation",
         "gid",
         "group",
@@ -204,8 +322,10 @@ class SecurityContext:
         sender: SenderContext | None,
         public_keys: dict[bytes, PublicKey],
         *,
+        credentials: Mapping[bytes, bytes] | None = None,
         synchronization: SynchronizationPolicy = DEFAULT_SYNCHRONIZATION,
         intact: bool = True,
+        established: float | None = None,
         max_recipients: int = DEFAULT_RECIPIENTS,
     ) -> None:
         if sender is not None and sender.common is not common:
@@ -215,6 +335,7 @@ class SecurityContext:
         self.sender = sender
         self.synchronization = synchronization
         self.intact = intact
+        self.established = established
         self.max_recipients = max_recipients
         self.gid = common.gid
         self.current = True
@@ -222,8 +343,15 @@ class SecurityContext:
         self.generation = 0
         self.kept: dict[bytes, RecipientContext] = {}
         self._answering: dict[bytes, RecipientContext] = {}
+        self._pairwise: dict[bytes, PairwiseContext] = {}
         self._public_keys = dict(public_keys)
+        self._credentials = dict(credentials or {})
         self._departed: set[bytes] = set()
+
+    @property
+    def echo_rule(self) -> EchoRule:
+        """What becomes of echoes of a challenge here."""
+        return EchoRule(self.common.profile.rules.echo_is_original, self.established)
 
     @property
     def members(self) -> Iterable[bytes]:
@@ -245,9 +373,33 @@ class SecurityContext:
             return found
         if self.sender is not None and kid == self.sender.sender_id:
             raise Rejected(Reason.OWN_MESSAGE)
-        if kid in self._departed or len(kid) > self.common.aead.max_id_length:
+        if kid in self._departed or len(kid) > self.common.max_id_length:
             raise Rejected(Reason.UNKNOWN_SENDER, kid.hex())
-        return RecipientContext(self.common, kid, self._public_keys.get(kid), unbroken=self.intact)
+        key, credential = self._public_keys.get(kid), self._credentials.get(kid)
+        return RecipientContext(self.common, kid, key, unbroken=self.intact, credential=credential)
+
+    def pairwise(self, recipient: RecipientContext) -> PairwiseContext:
+        """The pairwise keys with this member, derived once and kept while its credential is the same: whether one
+        of its messages has passed or not, or every forged one would cost another key agreement. There are no more
+        of them than members whose credential is at hand.
+
+        `Rejected`: no pairwise mode here (or no Sender Context), no credential (`CredentialNeeded`), or none to
+        agree on a secret with."""
+        kid = recipient.recipient_id
+        found = self._pairwise.get(kid)
+        if found is not None:
+            return found
+        if not self.common.pairwise or self.sender is None:
+            raise Rejected(Reason.NO_PAIRWISE_MODE)
+        if recipient.author is None or recipient.public_key is None:
+            raise CredentialNeeded(self, kid)
+        try:
+            made = pairwise_context(self.sender, recipient)
+        except MisuseError as error:
+            raise Rejected(Reason.NO_PUBLIC_KEY, f"{kid.hex()}: {error}") from None
+        if kid in self._public_keys:
+            self._pairwise[kid] = made
+        return made
 
     def keep(self, recipient: RecipientContext) -> RecipientContext:
         """Keep a Recipient Context whose message has passed; returns the one that is kept, which is another
@@ -292,12 +444,15 @@ class SecurityContext:
         recipient.sync.restore(window.highest)
         self.keep(recipient)
 
-    def learn(self, kid: bytes, public_key: PublicKey) -> None:
-        """A member's public key has arrived."""
+    def learn(self, kid: bytes, public_key: PublicKey, credential: bytes | None = None) -> None:
+        """A member's credential has arrived."""
         self._public_keys[kid] = public_key
+        if credential is not None:
+            self._credentials[kid] = credential
+        self._pairwise.pop(kid, None)
         found = self.kept.get(kid) or self._answering.get(kid)
         if found is not None:
-            found.public_key = public_key
+            found.learn(public_key, credential)
 
     def knows(self, kid: bytes) -> bool:
         """Whether the public key of this Endpoint ID is at hand."""
@@ -311,12 +466,26 @@ class SecurityContext:
             if newer.knows(kid) and newer._public_keys[kid].data != public_key.data
         }
 
+    def same_member(self, kid: bytes, newer: SecurityContext) -> bytes | None:
+        """The Endpoint ID that this member has under another context of the group: it is known by its public key.
+        None if it is not a member there, as far as is known."""
+        if newer is self:
+            return kid
+        key = self._public_keys.get(kid)
+        if key is None:
+            return None
+        if newer.knows(kid) and newer._public_keys[kid].data == key.data:
+            return kid
+        return next((other for other, found in newer._public_keys.items() if found.data == key.data), None)
+
     def depart(self, kids: Iterable[bytes]) -> None:
         """These Endpoint IDs have left: their Recipient Contexts and keys go, their messages are refused."""
         for kid in kids:
             self._departed.add(kid)
             self._drop(kid)
+            self._pairwise.pop(kid, None)
             self._public_keys.pop(kid, None)
+            self._credentials.pop(kid, None)
 
     def __repr__(self) -> str:
         return f"<SecurityContext of {self.group!r} {self.common!r}>"

@@ -15,17 +15,28 @@ class IncomingExchange:
     """A listener's side: a verified request that may be answered.
 
     Holds the right to use the request's own nonce for the response. That right exists only when the request was
-    verified under conditions that make the reuse safe, and can be taken once: a second response, a notification,
-    or one under a renewed context finds it gone or unfit and uses a fresh Partial IV
-    (multicast-oscore-04 §7)."""
+    verified under conditions that make the reuse safe, and can be taken once: a second response, a notification, or
+    one under a renewed context finds it gone or unfit and uses a fresh Partial IV (multicast-oscore-04 §7).
+    `context`: that of the request, None if it is not known (a bare triple). `pairwise`: the request's mode."""
 
-    __slots__ = ("_right", "by_multicast", "gid", "kid", "partial_iv")
+    __slots__ = ("_right", "by_multicast", "context", "gid", "kid", "pairwise", "partial_iv")
 
-    def __init__(self, kid: bytes, partial_iv: bytes, gid: bytes, right: bytes | None, by_multicast: bool) -> None:
+    def __init__(
+        self,
+        kid: bytes,
+        partial_iv: bytes,
+        gid: bytes,
+        right: bytes | None,
+        by_multicast: bool,
+        context: SecurityContext | None = None,
+        pairwise: bool = False,
+    ) -> None:
         self.kid = kid
         self.partial_iv = partial_iv
         self.gid = gid
         self.by_multicast = by_multicast
+        self.context = context
+        self.pairwise = pairwise
         self._right = None if right is None else [right]
 
     @property
@@ -34,7 +45,7 @@ class IncomingExchange:
         return RequestIds(self.kid, self.partial_iv, self.gid)
 
     def take_request_nonce(self) -> bytes | None:
-        """The request's nonce, once; None if there is no right to it (any more)."""
+        """The request's nonce, of the length of its own mode, once; None if there is no right to it (any more)."""
         if not self._right:
             return None
         try:
@@ -46,18 +57,35 @@ class IncomingExchange:
 class OutgoingExchange:
     """A multicaster's side: a sent request, until its collection time or observation ends.
 
-    One exchange collects from many listeners. Per listener it takes one response, or, if it observes,
-    notifications with ever higher (Gid generation, Partial IV). Made by `outgoing_exchange`."""
+    One exchange collects from many listeners. Per listener it takes one response, or, if it is `long`, responses
+    with ever higher (Gid generation, Partial IV), the first of which may do without: it is the oldest then. `long`
+    are observations and, where the profile says so, what goes to a group. A listener must keep its Endpoint ID
+    meanwhile (Group OSCORE §7.4). `peer`: whom a request in pairwise mode is for, None if it is for the group. Made
+    by `outgoing_exchange`."""
 
-    __slots__ = ("_answered", "_ids", "_notified", "context", "nonce", "observe", "prepared")
+    __slots__ = (
+        "_answered",
+        "_ids",
+        "_ids_of",
+        "_notified",
+        "context",
+        "long",
+        "nonce",
+        "observe",
+        "peer",
+        "prepared",
+    )
 
     context: SecurityContext
     prepared: Prepared
     nonce: bytes
     observe: bool
+    long: bool
+    peer: bytes | None
     _ids: tuple[bytes, bytes, bytes]
     _answered: set[bytes]
     _notified: dict[bytes, tuple[int, int]]
+    _ids_of: dict[bytes, bytes]
 
     @property
     def ids(self) -> RequestIds:
@@ -76,22 +104,38 @@ class OutgoingExchange:
         """Whether a response of this listener would be accepted. `Rejected` if not. Changes nothing."""
         if notification and not self.observe:
             raise Rejected(Reason.NOT_OBSERVED)
-        if number is None or not self.observe:
+        if number is None or not self.long:
             if kid in self._answered:
                 raise Rejected(Reason.REPLAY)
         elif (generation, number) <= self._notified.get(kid, (-1, -1)):
             raise Rejected(Reason.NOTIFICATION_ORDER)
 
-    def accept(self, kid: bytes, generation: int, number: int | None, *, notification: bool) -> None:
-        """Check again and update, in one step without interruption, for a response that is authentic."""
+    def accept(
+        self,
+        kid: bytes,
+        generation: int,
+        number: int | None,
+        *,
+        notification: bool,
+        public_key: bytes | None = None,
+    ) -> None:
+        """Check again and update, in one step without interruption, for a response that is authentic. `public_key`:
+        what it was verified with; the same must not answer under another Endpoint ID."""
         self.check(kid, generation, number, notification=notification)
+        if public_key is not None and self._ids_of.setdefault(public_key, kid) != kid:
+            raise Rejected(Reason.OTHER_RESPONDER, "its Endpoint ID has changed since its first answer")
         self._answered.add(kid)
-        if number is not None and self.observe:
+        if number is not None and self.long:
             self._notified[kid] = (generation, number)
 
 
 def outgoing_exchange(
-    context: SecurityContext, ids: tuple[bytes, bytes, bytes], prepared: Prepared, nonce: bytes, observe: bool
+    context: SecurityContext,
+    ids: tuple[bytes, bytes, bytes],
+    prepared: Prepared,
+    nonce: bytes,
+    observe: bool,
+    peer: bytes | None = None,
 ) -> OutgoingExchange:
     """The exchange of a request with these ids (`RequestIds`, or a plain tuple of the same). A function, since it
     runs for every request and a class's call with its `__init__` takes twice as long."""
@@ -101,6 +145,9 @@ def outgoing_exchange(
     exchange.prepared = prepared
     exchange.nonce = nonce
     exchange.observe = observe
+    exchange.long = observe or (peer is None and context.common.profile.rules.long_exchanges)
+    exchange.peer = peer
     exchange._answered = set()
     exchange._notified = {}
+    exchange._ids_of = {}
     return exchange

@@ -9,18 +9,34 @@ Key derivation with the Gid as salt and a four-element info (§3), an external_a
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 import cbor2
 from cryptography.exceptions import InvalidTag
 
+from ..cose.algorithms import Kdf
 from ..errors import MisuseError, Reason, Rejected
 from ..secret import Secret
 from . import coap
+from .cbor import bstr, bstr_head
 from .coap import BYTE, KIND, Message
-from .contexts import CommonContext, RecipientContext, SenderContext
+from .contexts import Channel, CommonContext, RecipientContext, SenderContext
 from .option import FLAG_GID, FLAG_KID, MAX_LENGTH, OptionPrefix, encode_prefix
-from .profile import Binder, OptionTail, Prepared, RequestIds, Sealed, Split
+from .profile import (
+    Author,
+    Binder,
+    Enclosed,
+    Header,
+    Opened,
+    OptionTail,
+    Prepared,
+    RequestIds,
+    Rules,
+    Sealed,
+    Signed,
+    Split,
+)
 from .splitting import encode_plaintext, joining, split_options
 
 FLAG_COUNTERSIGN: Final = 0x20
@@ -45,34 +61,61 @@ _ENCRYPT0: Final = b"\x83" + cbor2.dumps("Encrypt0") + b"\x40"
 _COUNTERSIGNATURE: Final = b"\x85" + cbor2.dumps("CounterSignature") + b"\x40\x40"
 
 
-def _bstr_head(length: int) -> bytes:
-    """The head of a CBOR byte string in its shortest form."""
-    if length < 24:
-        return BYTE[0x40 | length]
-    if length < 256:
-        return b"\x58" + BYTE[length]
-    if length < 65536:
-        return b"\x59" + length.to_bytes(2, "big")
-    return b"\x5a" + length.to_bytes(4, "big")
+_RULES: Final = Rules(
+    challenge_code=coap.FORBIDDEN,
+    repeat_lengths=(8, 40),
+    echo_is_original=True,
+    signature_first=False,
+    long_exchanges=False,
+    inner_observe=False,
+    gid_if_renewed=True,
+    pairwise=False,
+    binds_credentials=False,
+    min_gid=9,  # a Group Prefix of 8 and a Group Epoch of 1 (multicast-oscore-04 §8)
+)
+_KDFS: Final = frozenset((Kdf.HKDF_SHA_256, Kdf.HKDF_SHA_512))
+_SIGNATURES: Final = frozenset((-8, -7))
 
 
 class MulticastOscore04:
     """See the module's text. There is one instance, `MULTICAST_OSCORE_04`."""
 
     name: Final = "multicast-oscore-04"
+    rules: Final = _RULES
+
+    def check_algorithms(self, common: CommonContext) -> None:
+        if common.aead is None or common.encryption is not common.aead:
+            raise MisuseError(f"{self.name} has one encryption algorithm, an AEAD")
+        if common.key_agreement is not None or common.master_salt:
+            raise MisuseError(f"{self.name} has no pairwise mode and no Master Salt")
+        if common.kdf not in _KDFS or common.signature.number not in _SIGNATURES:
+            raise MisuseError(
+                f"{self.name} has neither {common.signature.name} with HKDF-{common.kdf.value.upper()}"
+            )
 
     def _info(self, common: CommonContext, endpoint_id: bytes | None, kind: str, length: int) -> bytes:
-        return cbor2.dumps([endpoint_id, common.aead.number, kind, length])
+        return cbor2.dumps([endpoint_id, common.encryption.number, kind, length])
 
     def derive_key(self, common: CommonContext, endpoint_id: bytes) -> Secret:
-        length = common.aead.key_length
+        length = common.encryption.key_length
         info = self._info(common, endpoint_id, "Key", length)
         return Secret(common.kdf.derive(salt=common.gid, secret=common.master_secret, info=info, length=length))
 
     def derive_common_iv(self, common: CommonContext) -> bytes:
-        length = common.aead.nonce_length
+        length = common.encryption.nonce_length
         info = self._info(common, None, "IV", length)
         return common.kdf.derive(salt=common.gid, secret=common.master_secret, info=info, length=length)
+
+    def derive_signature_encryption_key(self, common: CommonContext) -> Secret | None:
+        return None
+
+    def derive_pairwise_key(
+        self, common: CommonContext, endpoint_id: bytes, salt: Secret, secret: Secret
+    ) -> Secret:
+        raise MisuseError(f"{self.name} has no pairwise mode")
+
+    def author(self, common: CommonContext, endpoint_id: bytes, credential: bytes | None) -> Author | None:
+        return (endpoint_id,)
 
     def check_sizes(self, common: CommonContext, endpoint_id: bytes) -> None:
         room = MAX_LENGTH - 1 - 5 - 1 - common.signature_length - len(endpoint_id)
@@ -81,12 +124,12 @@ class MulticastOscore04:
 
     def _external_aad_parts(self, common: CommonContext, kid: bytes, gid: bytes) -> tuple[bytes, bytes]:
         """What stands before and behind request_piv in [1, alg, request_kid, request_piv, gid, h'']."""
-        before = b"\x86\x01" + cbor2.dumps(common.aead.number) + cbor2.dumps(kid)
-        return before, cbor2.dumps(gid) + b"\x40"
+        before = b"\x86\x01" + cbor2.dumps(common.encryption.number) + bstr(kid)
+        return before, bstr(gid) + b"\x40"
 
-    def external_aad(self, common: CommonContext, ids: RequestIds) -> bytes:
+    def external_aad(self, common: CommonContext, ids: RequestIds, option: bytes, author: Author) -> bytes:
         before, behind = self._external_aad_parts(common, ids.kid, ids.gid)
-        return before + cbor2.dumps(ids.partial_iv) + behind
+        return before + bstr(ids.partial_iv) + behind
 
     def binder(self, common: CommonContext, kid: bytes, gid: bytes) -> Binder:
         before, behind = self._external_aad_parts(common, kid, gid)
@@ -94,7 +137,7 @@ class MulticastOscore04:
         heads: list[tuple[bytes, bytes] | None] = [None] * 6
 
         def make_head(n: int) -> tuple[bytes, bytes]:
-            inside = _bstr_head(len(before) + 1 + n + len(behind)) + before + BYTE[0x40 | n]
+            inside = bstr_head(len(before) + 1 + n + len(behind)) + before + BYTE[0x40 | n]
             head = heads[n] = _ENCRYPT0 + inside, _COUNTERSIGNATURE + inside
             return head
 
@@ -114,14 +157,14 @@ class MulticastOscore04:
         q = common.signature_length
         if flags & _ALL_FLAGS != _REQUEST_FLAGS or partial_iv is None or len(rest) < q:
             raise Rejected(Reason.MALFORMED, _what_is_wrong(prefix, q, _REQUEST_FLAGS))
-        return rest[q:], rest[:q]
+        return rest[q:], rest[:q], False
 
     def split_response_option(self, common: CommonContext, prefix: OptionPrefix) -> OptionTail:
         flags, _, _, rest = prefix
         q = common.signature_length
         if flags & _ALL_FLAGS & ~FLAG_GID != _RESPONSE_FLAGS or len(rest) < q:
             raise Rejected(Reason.MALFORMED, _what_is_wrong(prefix, q, _RESPONSE_FLAGS))
-        return rest[q:], rest[:q]
+        return rest[q:], rest[:q], False
 
     def split(self, message: Message) -> Split:
         _, code, _, _, options, payload = message
@@ -137,33 +180,42 @@ class MulticastOscore04:
     def seal(
         self,
         sender: SenderContext,
+        channel: Channel,
         prepared: Prepared,
         nonce: bytes,
-        partial_iv: bytes | None,
-        gid: bytes | None,
+        header: Header,
         plaintext: bytes,
     ) -> Sealed:
         aad, head, rest = prepared
         try:
-            payload = sender.cipher.encrypt(nonce, plaintext, aad)
+            payload = channel.apply(nonce, plaintext, aad)
         except (OverflowError, ValueError) as error:
-            raise MisuseError(f"the message is too long for {sender.common.aead.name}: {error}") from None
-        to_be_signed = b"".join((head, rest, _bstr_head(len(payload)), payload))
+            raise MisuseError(f"the message is too long for {sender.common.encryption.name}: {error}") from None
+        to_be_signed = b"".join((head, rest, bstr_head(len(payload)), payload))
         signature = sender.private_key.sign(to_be_signed)
-        option = b"".join((encode_prefix(_RESPONSE_FLAGS, partial_iv, gid), signature, sender.sender_id))
+        option = b"".join((encode_prefix(_RESPONSE_FLAGS, header[0], header[1]), signature, sender.sender_id))
         return option, payload, aad, to_be_signed
 
-    def open(self, recipient: RecipientContext, prepared: Prepared, nonce: bytes, payload: bytes) -> bytes:
+    def open(
+        self, recipient: RecipientContext, channel: Channel, prepared: Prepared, nonce: bytes, enclosed: Enclosed
+    ) -> Opened:
+        aad, head, rest = prepared
+        _, _, (_, signature, _), payload, _ = enclosed
         try:
-            return recipient.decrypt(nonce, payload, prepared[0])
+            plaintext = channel.apply(nonce, payload, aad)
         except (InvalidTag, ValueError):
             # An authentic one of the tag's length has no plaintext, which `join` refuses.
-            if len(payload) <= recipient.tag_length:
+            if len(payload) <= channel.overhead:
                 raise Rejected(Reason.MALFORMED, "payload too short for a ciphertext") from None
             raise Rejected(Reason.DECRYPTION_FAILED) from None
+        return plaintext, (signature, head, rest, payload)
 
-    def countersigned(self, prepared: Prepared, tail: OptionTail, payload: bytes) -> tuple[bytes, bytes]:
-        return tail[1], b"".join((prepared[1], prepared[2], _bstr_head(len(payload)), payload))
+    def countersigned(self, common: CommonContext, signed: Signed) -> tuple[bytes, Iterable[bytes]]:
+        signature, head, rest, payload = signed
+        return signature, (b"".join((head, rest, bstr_head(len(payload)), payload)),)
+
+    def reveal(self, channel: Channel, nonce: bytes, signed: Signed) -> bytes:
+        raise MisuseError(f"{self.name} withholds no plaintext")
 
 
 def split_tail(prefix: OptionPrefix, signature_length: int) -> tuple[bytes | None, bytes | None]:

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from ..errors import MisuseError
+from .group_oscore import GROUP_OSCORE
 from .multicast_oscore_04 import MULTICAST_OSCORE_04
-from .profile import Profile
+from .profile import Mode, Profile
 from .synchronization import SynchronizationPolicy
 
-PROFILES: dict[str, Profile] = {MULTICAST_OSCORE_04.name: MULTICAST_OSCORE_04}
+PROFILES: dict[str, Profile] = {profile.name: profile for profile in (MULTICAST_OSCORE_04, GROUP_OSCORE)}
 
 
 def profile_by_name(name: str) -> Profile:
@@ -40,13 +41,15 @@ Decide = Callable[[int, tuple[bytes, ...]], Verification]
 @dataclass(frozen=True, slots=True)
 class GroupPolicy:
     """What the Group Manager, or the provisioned file, decides for a group; a listener may differ in the first
-    two.
+    three.
 
-    `grace`: seconds that requests under the previous Gid are still taken after a renewal (0: none).
-    `max_unfragmented_size`: bytes of a message reassembled from outer blocks."""
+    `response_mode`: of answers, where there is a pairwise mode; None: that of the request. `grace`: seconds that
+    requests under the previous Gid are still taken after a renewal (0: none). `max_unfragmented_size`: bytes of a
+    message reassembled from outer blocks."""
 
     synchronization: SynchronizationPolicy = field(default_factory=SynchronizationPolicy)
     verification: Verification = Verification.ALWAYS
+    response_mode: Mode | None = None
     grace: float = 0.0
     max_unfragmented_size: int = 4096
 

@@ -4,8 +4,9 @@
                                         └ waive_signature ─► GroupRequest ─────┴ admit ─► DeliveredRequest
                                                                                        └► ChallengedRequest
 
-Only a DeliveredRequest shows its message. Nothing is changed before `admit`.
-"""
+Only a DeliveredRequest shows its message. Nothing is changed before `admit`. In pairwise mode there is no signature
+to check: decrypting has shown who made the request. Where the profile wants the signature first (`Rules`), what is
+inside comes to light only in `check_signature`."""
 
 from __future__ import annotations
 
@@ -17,10 +18,10 @@ from ..cose.keys import PublicKey
 from ..errors import MisuseError, Reason, Rejected
 from . import coap
 from .coap import NON, OBJECT_SECURITY, REPEAT, Message, is_request
-from .contexts import RecipientContext, SecurityContext, SenderContext
+from .contexts import Channel, CommonContext, CredentialNeeded, RecipientContext, SecurityContext, SenderContext
 from .exchange import IncomingExchange, OutgoingExchange, outgoing_exchange
 from .option import OptionPrefix, decode_prefix, partial_iv_bytes
-from .profile import OptionTail, Prepared, RequestIds
+from .profile import RequestIds, Signed
 from .reassembly import is_piece
 from .registry import Registry
 from .splitting import with_option
@@ -52,11 +53,19 @@ class SignatureState(Enum):
     """Not verified: says only "some member of the group"."""
     DEFERRED = "deferred"
     """Not verified yet: a report follows."""
+    PAIRWISE = "pairwise"
+    """There is none, nor need of one: only its sender and this endpoint have the key (Group OSCORE §8)."""
+
+    @property
+    def authentic(self) -> bool:
+        """Whether it is certain who made the message."""
+        return self is _VERIFIED or self is _PAIRWISE
 
 
 _VERIFIED = SignatureState.VERIFIED  # a member looked up in its Enum costs as much as a function call
 _SKIPPED = SignatureState.SKIPPED
 _DEFERRED = SignatureState.DEFERRED
+_PAIRWISE = SignatureState.PAIRWISE
 
 
 class ProtectedRequest(NamedTuple):
@@ -67,12 +76,18 @@ class ProtectedRequest(NamedTuple):
 
 
 def protect_request(
-    context: SecurityContext, sender: SenderContext, message: Message, trace: TraceHook | None = None
+    context: SecurityContext,
+    sender: SenderContext,
+    message: Message,
+    trace: TraceHook | None = None,
+    *,
+    to: RecipientContext | None = None,
 ) -> ProtectedRequest:
-    """Protect a group request under the next sequence number. `sender` is the context's own: a pure listener
-    has none, so it cannot call this.
+    """Protect a request under the next sequence number: for the group, or in pairwise mode for `to` alone. `sender`
+    is the context's own: a pure listener has none, so it cannot call this.
 
-    `MisuseError` if the message cannot be protected, `SequenceNumbersExhausted` if there is no number left."""
+    `MisuseError` if the message cannot be protected, or not in this mode, `SequenceNumbersExhausted` if there is no
+    number left."""
     common = sender.common
     if common is not context.common or not context.current:
         raise MisuseError("a Sender Context of another Security Context, or of one that is no longer current")
@@ -82,24 +97,34 @@ def protect_request(
     profile = common.profile
     gid = common.gid
     outer_code, outer, plaintext = profile.split(message)
+    channel = sender.channel if to is None else outgoing_pairwise(context, to)
     number = sender.numbers.take()
     partial_iv = partial_iv_bytes(number)
     bind = sender.bind  # called as a method, a function in a slot is looked up the slow way
     prepared = bind(partial_iv)
-    ids = (sender.sender_id, partial_iv, gid)
-    nonce = (sender.nonce_base ^ number).to_bytes(sender.nonce_length)
-    option, payload, aad, to_be_signed = profile.seal(sender, prepared, nonce, partial_iv, gid, plaintext)
+    kid = sender.sender_id
+    ids = (kid, partial_iv, gid)
+    nonce = (channel.nonce_base ^ number).to_bytes(channel.nonce_length)
+    header = (partial_iv, gid, kid, False, to is not None)
+    option, payload, aad, to_be_signed = profile.seal(sender, channel, prepared, nonce, header, plaintext)
     if trace is not None:
-        trace(Trace(plaintext, profile.external_aad(common, RequestIds(*ids)), aad, to_be_signed, nonce, option))
+        external_aad = profile.external_aad(common, RequestIds(*ids), option, sender.author)
+        trace(Trace(plaintext, external_aad, aad, to_be_signed, nonce, option))
     observe = message.option(coap.OBSERVE) if outer else None
     registers = observe is not None and coap.uint_value(observe) == 0
     options = with_option(outer, OBJECT_SECURITY, option) if outer else ((OBJECT_SECURITY, option),)
     protected = _new(Message, (kind, outer_code, message_id, token, options, payload))
-    return _new(ProtectedRequest, (protected, outgoing_exchange(context, ids, prepared, nonce, registers)))
+    peer = None if to is None else to.recipient_id
+    exchange = outgoing_exchange(context, ids, prepared, nonce, registers, peer)
+    return _new(ProtectedRequest, (protected, exchange))
 
 
-Signed = tuple[Prepared, OptionTail, bytes]
-"""What the profile needs to say which signature is over what: see `Profile.countersigned`."""
+def outgoing_pairwise(context: SecurityContext, to: RecipientContext) -> Channel:
+    """What a message for this member alone is protected with. `MisuseError` if there is no way to."""
+    try:
+        return context.pairwise(to).outgoing
+    except Rejected as rejection:
+        raise MisuseError(f"the pairwise mode cannot be used: {rejection}") from None
 
 
 def verify_countersignature(
@@ -110,14 +135,20 @@ def verify_countersignature(
     key = public_key or recipient.public_key
     if key is None:
         raise Rejected(Reason.NO_PUBLIC_KEY, recipient.recipient_id.hex())
-    prepared, tail, payload = signed
-    signature, message = context.common.profile.countersigned(prepared, tail, payload)
-    if not key.verify(signature, message):
-        raise Rejected(Reason.SIGNATURE_FAILED, recipient.recipient_id.hex())
+    common = context.common
+    signature, messages = common.profile.countersigned(common, signed)
+    for message in messages:
+        if key.verify(signature, message):
+            return
+    raise Rejected(Reason.SIGNATURE_FAILED, recipient.recipient_id.hex())
 
 
-_Inside = tuple[Message, bytes | None, bytes, bytes, bool]
-"""(message, Repeat value, Partial IV, nonce, by multicast) of a request that is not delivered yet"""
+_Inside = tuple[Message, bytes | None, bytes, bytes, bool, bool]
+"""(message, Repeat value, Partial IV, nonce, by multicast, pairwise) of a request that is not delivered yet"""
+
+_Closed = tuple[Message, bytes | None, bytes, bytes, bool]
+"""(protected message, plaintext or None if it is encrypted still, Partial IV, nonce, by multicast) of a request in
+which nothing is looked at before its countersignature is verified"""
 
 
 class _Request:
@@ -125,22 +156,29 @@ class _Request:
 
     This and the stages have no `__init__`, which would cost three times what filling them in from outside does."""
 
-    __slots__ = ("_inside", "_signed", "context", "number", "recipient")
+    __slots__ = ("_closed", "_inside", "_signed", "context", "number", "recipient")
 
     context: SecurityContext
     recipient: RecipientContext
     number: int
-    _signed: Signed
-    _inside: _Inside
+    _signed: Signed | None
+    _closed: _Closed | None
+    _inside: _Inside | None
+
+    @property
+    def _content(self) -> _Inside:
+        if self._inside is None:
+            raise MisuseError("nothing is looked at in this request before its countersignature is verified")
+        return self._inside
 
 
 class AuthenticRequest:
-    """Encryption and countersignature are right. Replay and synchronization are still open."""
+    """Encryption and countersignature are right, or the pairwise key. Replay and synchronization are still open."""
 
-    __slots__ = ("_request",)
-    state = SignatureState.VERIFIED
+    __slots__ = ("_request", "state")
 
     _request: _Request
+    state: SignatureState
 
 
 class GroupRequest:
@@ -153,7 +191,8 @@ class GroupRequest:
 
 
 class DecryptedRequest(_Request):
-    """Decrypted; nothing more is certain than that some member of the group made it."""
+    """Decrypted, as far as its profile lets that come before the countersignature; nothing more is certain than
+    that some member of the group made it, and with an encryption without integrity not even that."""
 
     __slots__ = ()
 
@@ -166,17 +205,36 @@ class DecryptedRequest(_Request):
         """The sender's public key, if it is at hand."""
         return self.recipient.public_key
 
+    @property
+    def pairwise(self) -> bool:
+        """Whether it came in pairwise mode: then it is certain who made it."""
+        return self._signed is None
+
     def for_onlooker(self) -> Message:
-        """The message, for tools that explain or check a datagram: never for an application."""
-        return self._inside[0]
+        """The message, for tools that explain or check a datagram: never for an application. `Rejected` (malformed)
+        if it is none, where that has not been looked at yet."""
+        return self._inside[0] if self._inside is not None else self._look_inside()[0]
+
+    def _look_inside(self) -> _Inside:
+        assert self._closed is not None
+        message, plaintext, partial_iv, nonce, by_multicast = self._closed
+        profile = self.context.common.profile
+        if plaintext is None:
+            assert self._signed is not None
+            plaintext = profile.reveal(self.recipient.channel, nonce, self._signed)
+        inner = profile.join(message, plaintext)
+        repeat = _repeat_of(inner, by_multicast, False, profile.rules.repeat_lengths)
+        return inner, repeat, partial_iv, nonce, by_multicast, False
 
     def signature_needed(self) -> bool:
         """Whether verification may not be skipped or deferred, whatever the application says: an echo, an old
-        context, a request that would start the window or cause a challenge, or a sender whose key is not at hand
-        (or any member could fill this endpoint's memory with invented senders)."""
+        context, a request that would start the window or cause a challenge, a profile that wants it first, or a
+        sender whose key is not at hand (or any member could fill this endpoint's memory with invented senders)."""
         context, recipient = self.context, self.recipient
         policy = context.synchronization
-        if recipient.public_key is None or not context.current or self._inside[1] is not None:
+        if context.common.profile.rules.signature_first or self._content[1] is not None:
+            return True
+        if recipient.public_key is None or not context.current:
             return True
         if recipient.sync.synchronized:
             return policy.max_gap is not None and recipient.sync.too_far(policy, recipient.window, self.number)
@@ -184,19 +242,26 @@ class DecryptedRequest(_Request):
 
     def has_option(self, numbers: frozenset[int]) -> bool:
         """Whether one of these options is inside. Not authentic yet."""
-        return any(number in numbers for number, _ in self._inside[0].options)
+        return any(number in numbers for number, _ in self._content[0].options)
 
     def peek_resource(self) -> tuple[int, tuple[bytes, ...]]:
         """Code and Uri-Path, for the decision whether to verify now (Appendix E). Not authentic yet."""
-        message = self._inside[0]
+        message = self._content[0]
         return message.code, tuple(value for number, value in message.options if number == coap.URI_PATH)
 
     def check_signature(self, public_key: PublicKey | None = None) -> AuthenticRequest:
-        """Verify the countersignature with the sender's public key, or with this one, which was looked up
-        meanwhile. Pure; may run in another thread. `Rejected` if it is wrong or there is no key."""
-        verify_countersignature(self.context, self.recipient, self._signed, public_key)
+        """Verify the countersignature, if there is one, with the sender's public key, or with this one, which was
+        looked up meanwhile. Pure; may run in another thread. `Rejected` if it is wrong or there is no key, or what
+        comes to light then is malformed or may not come this way."""
         verified = AuthenticRequest()
         verified._request = self
+        if self._signed is None:
+            verified.state = _PAIRWISE
+            return verified
+        verify_countersignature(self.context, self.recipient, self._signed, public_key)
+        verified.state = _VERIFIED
+        if self._inside is None:
+            self._inside = self._look_inside()
         return verified
 
     def waive_signature(self, *, deferred: bool) -> GroupRequest:
@@ -238,8 +303,7 @@ class DeliveredRequest:
         """What an answer needs: the same object each time, made when it is first asked for."""
         right = self._right
         if not isinstance(right, IncomingExchange):
-            _, _, partial_iv, _, by_multicast = self._request._inside
-            self._right = right = IncomingExchange(self.sender_id, partial_iv, self.gid, right, by_multicast)
+            self._right = right = _incoming(self._request, right)
         return right
 
 
@@ -254,9 +318,18 @@ class ChallengedRequest(NamedTuple):
     exchange: IncomingExchange
 
 
-def challenge_message(request: Message, repeat: bytes) -> Message:
-    """The 4.03 Forbidden with Repeat, to be protected; type and Message ID are the sender's to choose."""
-    return Message(coap.NON, coap.FORBIDDEN, 0, request.token, ((coap.REPEAT, repeat),), b"")
+def _incoming(request: _Request, right: bytes | None) -> IncomingExchange:
+    _, _, partial_iv, _, by_multicast, pairwise = request._content
+    context = request.context
+    return IncomingExchange(
+        request.recipient.recipient_id, partial_iv, context.gid, right, by_multicast, context, pairwise
+    )
+
+
+def challenge_message(request: Message, repeat: bytes, code: int = coap.FORBIDDEN) -> Message:
+    """The 4.03 Forbidden with Repeat (4.01 with Echo: `Rules.challenge_code`), to be protected; type and Message ID
+    are the sender's to choose."""
+    return Message(coap.NON, code, 0, request.token, ((coap.REPEAT, repeat),), b"")
 
 
 def object_security(message: Message) -> bytes:
@@ -298,14 +371,14 @@ def decrypt_request(
         context = registry.by_address.get((gid, destination))
         if context is None or not context.accepts_requests:
             context = registry.at(gid, destination)  # which refuses
-        return _decrypt_under(context, message, payload, prefix, True, now)
+        return _decrypt_under(context, message, value, prefix, True, now)
     contexts = registry.of(gid)
     if len(contexts) == 1:
-        return _decrypt_under(contexts[0], message, payload, prefix, False, now)
+        return _decrypt_under(contexts[0], message, value, prefix, False, now)
     refused = Rejected(Reason.DECRYPTION_FAILED)
     for context in contexts:  # by unicast one Gid may stand for several groups: the right one decrypts
         try:
-            return _decrypt_under(context, message, payload, prefix, False, now)
+            return _decrypt_under(context, message, value, prefix, False, now)
         except Rejected as rejection:
             if refused.reason is Reason.DECRYPTION_FAILED:
                 refused = rejection
@@ -315,7 +388,7 @@ def decrypt_request(
 def _decrypt_under(
     context: SecurityContext,
     message: Message,
-    payload: bytes,
+    value: bytes,
     prefix: OptionPrefix,
     by_multicast: bool,
     now: float,
@@ -323,48 +396,67 @@ def _decrypt_under(
     common = context.common
     profile = common.profile
     tail = profile.split_request_option(common, prefix)
+    kid, _, pairwise = tail
     partial_iv = prefix[1]
     assert partial_iv is not None  # as split_request_option promises
-    recipient = context.kept.get(tail[0])
+    assert kid is not None
+    payload = message.payload
+    recipient = context.kept.get(kid)
     if recipient is None:
-        if len(payload) <= common.aead.tag_length:  # malformed comes first: it never gets an error
-            raise Rejected(Reason.MALFORMED, "payload too short for a ciphertext")
-        recipient = context.recipient(tail[0])
+        _check_length(common, payload, pairwise)
+        recipient = context.recipient(kid)
     number = _integer(partial_iv)
     window = recipient.window
     if number <= window.highest and not window.is_new(number):
-        if len(payload) <= recipient.tag_length:  # malformed comes first: it never gets an error
-            raise Rejected(Reason.MALFORMED, "payload too short for a ciphertext")
-        raise Rejected(Reason.REPLAY, f"sequence number {number} of {tail[0].hex()}")
+        _check_length(common, payload, pairwise)
+        raise Rejected(Reason.REPLAY, f"sequence number {number} of {kid.hex()}")
     sync = recipient.sync
     if by_multicast and not sync.synchronized and sync.drops_early(context.synchronization, number, now):
         raise Rejected(Reason.CHALLENGE_PENDING)
+    if recipient.author is None:
+        raise CredentialNeeded(context, kid)
+    channel = recipient.channel if not pairwise else context.pairwise(recipient).incoming
     bind = recipient.bind  # called as a method, a function in a slot is looked up the slow way
     prepared = bind(partial_iv)
-    nonce = (recipient.nonce_base ^ number).to_bytes(recipient.nonce_length)
-    inner = profile.join(message, profile.open(recipient, prepared, nonce, payload))
-    options = inner.options
-    repeat = None
-    if not by_multicast or (options and options[-1][0] >= REPEAT):
-        repeat = _repeat_of(inner, by_multicast)
+    nonce = (channel.nonce_base ^ number).to_bytes(channel.nonce_length)
+    plaintext, signed = profile.open(recipient, channel, prepared, nonce, (value, prefix, tail, payload, False))
     request = DecryptedRequest()
     request.context = context
     request.recipient = recipient
     request.number = number
-    request._signed = prepared, tail, payload
-    request._inside = inner, repeat, partial_iv, nonce, by_multicast
+    request._signed = signed
+    rules = profile.rules
+    if signed is not None and rules.signature_first:
+        request._closed = message, plaintext, partial_iv, nonce, by_multicast
+        request._inside = None
+        return request
+    assert plaintext is not None  # only of what is looked at later may it be withheld
+    inner = profile.join(message, plaintext)
+    options = inner.options
+    repeat = None
+    if not by_multicast or (options and options[-1][0] >= REPEAT):
+        repeat = _repeat_of(inner, by_multicast, pairwise, rules.repeat_lengths)
+    request._closed = None
+    request._inside = inner, repeat, partial_iv, nonce, by_multicast, pairwise
     return request
 
 
-def _repeat_of(message: Message, by_multicast: bool) -> bytes | None:
-    """The Repeat value, if any. `Rejected` if this may not come this way (multicast-oscore-04 §7, §9)."""
+def _check_length(common: CommonContext, payload: bytes, pairwise: bool) -> None:
+    """Malformed comes first: it never gets an error."""
+    if len(payload) <= (common.pairwise_overhead if pairwise else common.overhead):
+        raise Rejected(Reason.MALFORMED, "payload too short for a ciphertext")
+
+
+def _repeat_of(message: Message, by_multicast: bool, pairwise: bool, lengths: tuple[int, int]) -> bytes | None:
+    """The Repeat value, if any. `Rejected` if this may not come this way (multicast-oscore-04 §7, §9): nothing in a
+    request in group mode names the one listener that it is for."""
     repeat = message.option(coap.REPEAT)
     if repeat is not None:
         if by_multicast:
             raise Rejected(Reason.REPEAT_BY_MULTICAST)
-        if not 8 <= len(repeat) <= 40:
-            raise Rejected(Reason.MALFORMED, "Repeat value not of 8 to 40 bytes")
-    elif not by_multicast and message.code not in (coap.GET, coap.FETCH):
+        if not lengths[0] <= len(repeat) <= lengths[1]:
+            raise Rejected(Reason.MALFORMED, "Repeat value not of {} to {} bytes".format(*lengths))
+    elif not by_multicast and not pairwise and message.code not in (coap.GET, coap.FETCH):
         raise Rejected(Reason.UNICAST_METHOD, coap.code_text(message.code))
     return repeat
 
@@ -377,25 +469,25 @@ def admit(
     request = verified._request
     context = request.context
     state = verified.state
-    if not context.current and not (context.accepts_requests and state is _VERIFIED):
+    authentic = state is _VERIFIED or state is _PAIRWISE
+    if not context.current and not (context.accepts_requests and authentic):
         raise Rejected(Reason.CONTEXT_RETIRED, context.gid.hex())  # renewed while this one was under way
     recipient = request.recipient
     if not recipient.kept:
         recipient = context.keep(recipient)
     number = request.number
-    message, repeat, partial_iv, nonce, by_multicast = request._inside
+    message, repeat, _, nonce, _, _ = request._content
     verdict = recipient.sync.decide(
-        context.synchronization, recipient.window, number, repeat, message, now, entropy
+        context.synchronization, recipient.window, number, repeat, message, now, entropy, context.echo_rule
     )
     if isinstance(verdict, Challenge):
         kid, gid = recipient.recipient_id, context.gid
-        exchange = IncomingExchange(kid, partial_iv, gid, None, by_multicast)
-        return ChallengedRequest(verdict.repeat, context.group, gid, kid, number, exchange)
+        return ChallengedRequest(verdict.repeat, context.group, gid, kid, number, _incoming(request, None))
     delivered = DeliveredRequest()
     delivered.message = message
     delivered.sequence_number = number
     delivered.signature = state
     delivered.freshness = verdict
     delivered._request = request
-    delivered._right = nonce if state is _VERIFIED and recipient.unbroken else None
+    delivered._right = nonce if authentic and recipient.unbroken else None
     return delivered

@@ -1,4 +1,5 @@
-"""Synchronization with a multicaster's sequence numbers (draft §6, Appendix D; multicast-oscore-04 §9).
+"""Synchronization with a multicaster's sequence numbers (draft §6, Appendix D; multicast-oscore-04 §9), and the
+same as challenge–response of Group OSCORE (its §9), where Repeat is called Echo.
 
 What a listener does with a verified request, by state of the sender and method:
 
@@ -99,6 +100,19 @@ def request_digest(message: Message) -> bytes:
     return sha256(len(head).to_bytes(4, "big") + head + message.payload).digest()
 
 
+class EchoRule(NamedTuple):
+    """What becomes of an echo. `original_only`: one that does not repeat the challenged request is discarded, and
+    so is a value that is not known (multicast-oscore-04 §9). Otherwise (Group OSCORE §9) it is delivered, and a
+    value that is not known makes a request fresh that cannot be older than its keys: not many seconds after a
+    renewal `established` them (monotonic; None: not known when)."""
+
+    original_only: bool = True
+    established: float | None = None
+
+
+ORIGINAL_ONLY = EchoRule()
+
+
 class Synchronization:
     """The state of one sender at one listener."""
 
@@ -129,11 +143,21 @@ class Synchronization:
         message: Message,
         now: float,
         entropy: Entropy,
+        rule: EchoRule = ORIGINAL_ONLY,
     ) -> Freshness | Challenge:
         """What becomes of an authentic request: it is delivered with this freshness, or challenged. The second,
         atomic replay check is inside. `Rejected` if it is not delivered and nothing is to be sent."""
         if repeat is not None:
-            return self._echo(window, number, repeat, message, now)
+            if rule.original_only or self._find(repeat, now) is not None:
+                return self._echo(window, number, repeat, message, now, rule)
+            if self._is_young(policy, rule, now):
+                if not window.accept(number):
+                    raise Rejected(Reason.REPLAY)
+                self.synchronized = True
+                return Freshness.FRESH
+            if self.synchronized or policy.method is not Method.CHALLENGE_RESPONSE:
+                raise Rejected(Reason.REPEAT_UNKNOWN)
+            return self._challenge(policy, window, number, message, now, entropy)
         if policy.max_gap is not None and self.too_far(policy, window, number):
             self.synchronized = False
         if self.synchronized:
@@ -189,11 +213,19 @@ class Synchronization:
         self._last_challenge = now
         return challenge
 
-    def _echo(self, window: ReplayWindow, number: int, repeat: bytes, message: Message, now: float) -> Freshness:
-        for challenge in self._challenges:
-            if challenge.repeat == repeat and challenge.deadline >= now:
-                break
-        else:
+    def _is_young(self, policy: SynchronizationPolicy, rule: EchoRule, now: float) -> bool:
+        """Whether a request cannot be old, since its keys are not, and no other value is awaited."""
+        established = rule.established
+        return established is not None and now - established < policy.challenge_lifetime and not self._pending(now)
+
+    def _find(self, repeat: bytes, now: float) -> Challenge | None:
+        return next((c for c in self._challenges if c.repeat == repeat and c.deadline >= now), None)
+
+    def _echo(
+        self, window: ReplayWindow, number: int, repeat: bytes, message: Message, now: float, rule: EchoRule
+    ) -> Freshness:
+        challenge = self._find(repeat, now)
+        if challenge is None:
             raise Rejected(Reason.REPEAT_UNKNOWN)
         if not self.synchronized:
             if number <= window.highest:  # the window never moves back (it is not empty after a gap)
@@ -203,6 +235,6 @@ class Synchronization:
         elif not window.accept(number):  # a second challenge, echoed after the first had synchronized
             raise Rejected(Reason.REPLAY)
         self._challenges.remove(challenge)
-        if request_digest(message) != challenge.digest:
+        if rule.original_only and request_digest(message) != challenge.digest:
             raise Rejected(Reason.NOT_THE_ORIGINAL)
         return Freshness.FRESH

@@ -1,6 +1,6 @@
 """Credentials: the original bytes of what carries a public key, with their type.
 
-The bytes are kept as they came, since later profiles authenticate exactly them. That the key belongs to the
+The bytes are kept as they came, since Group OSCORE authenticates exactly them. That the key belongs to the
 endpoint is what the source vouches for (the provisioned file, the Group Manager); nothing here checks an
 issuer's signature.
 """
@@ -27,8 +27,12 @@ _COSE_KEY = 1  # its member COSE_Key
 _COSE_SIGN1_TAG = 18
 _CWT_TAG = 61
 _KTY, _CRV, _X, _Y = 1, -1, -2, -3
+_KTY_ALG = 3
 _OKP, _EC2 = 1, 2
-_CURVE_ED25519, _CURVE_P256 = 6, 1
+_CURVE_ED25519 = 6
+_EC2_CURVES = {1: ec.SECP256R1(), 2: ec.SECP384R1()}
+_SUB = 2  # CWT claim "sub"
+_CBOR_TAG = 6 << 5  # major type of tags, in the head of an item
 
 
 class CredentialKind(Enum):
@@ -44,8 +48,8 @@ class CredentialKind(Enum):
 class Credential:
     """A credential's kind and original bytes.
 
-    RAW_KEY: Ed25519 32 bytes, P-256 04 ‖ x ‖ y. CCS: a CWT Claims Set (CBOR map). CWT: a COSE_Sign1, tagged or
-    not. X509: one certificate, DER."""
+    RAW_KEY: Ed25519 32 bytes, P-256 and P-384 04 ‖ x ‖ y. CCS: a CWT Claims Set (CBOR map). CWT: a COSE_Sign1. The
+    latter two tagged or not. X509: one certificate, DER."""
 
     kind: CredentialKind
     data: bytes
@@ -56,6 +60,25 @@ class Credential:
             return algorithm.public_key(_EXTRACT[self.kind](self.data))
         except MisuseError as error:
             raise MisuseError(f"{self.kind.value} credential without a key for {algorithm.name}: {error}") from None
+
+    @property
+    def authenticated(self) -> bytes:
+        """What stands for this credential in the AAD and in pairwise keys (Group OSCORE §2.4): its bytes as they
+        came, a CCS or CWT without its tags. `MisuseError` for a raw key, which says nothing of its algorithm, and
+        where there is nothing but tags."""
+        if self.kind is CredentialKind.RAW_KEY:
+            raise MisuseError(
+                "Group OSCORE takes credentials that say what key they hold: ccs, cwt or x509, not raw"
+            )
+        if self.kind is CredentialKind.X509:
+            return self.data
+        at = 0
+        while at < len(self.data) and self.data[at] & 0xE0 == _CBOR_TAG:
+            argument = self.data[at] & 0x1F
+            at += 1 + (1 << argument - 24 if 24 <= argument < 28 else 0)
+        if at >= len(self.data):
+            raise MisuseError("a credential that is empty, or nothing but tags")
+        return self.data[at:]
 
     @property
     def validity(self) -> tuple[float | None, float | None]:
@@ -83,13 +106,44 @@ def _key_of_claims(claims: Any) -> bytes:
     kind, curve, x, y = key.get(_KTY), key.get(_CRV), key.get(_X), key.get(_Y)
     if kind == _OKP and curve == _CURVE_ED25519 and isinstance(x, bytes):
         return x
-    if kind == _EC2 and curve == _CURVE_P256 and isinstance(x, bytes) and isinstance(y, bytes):
-        return b"\x04" + x + y
+    if kind == _EC2 and isinstance(curve, int) and curve in _EC2_CURVES and isinstance(x, bytes):
+        if isinstance(y, bytes):
+            return b"\x04" + x + y
+        if isinstance(y, bool):  # only the sign of y (RFC 9053 §7.1.1)
+            return _decompressed(_EC2_CURVES[curve], (b"\x03" if y else b"\x02") + x)
     raise MisuseError("a COSE_Key of another type or curve")
 
 
+def _decompressed(curve: ec.EllipticCurve, point: bytes) -> bytes:
+    try:
+        key = ec.EllipticCurvePublicKey.from_encoded_point(curve, point)
+    except ValueError:
+        raise MisuseError("a COSE_Key that is no point of its curve") from None
+    return key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+
+
+def claims_set(public_key: PublicKey, algorithm: SignatureAlgorithm, subject: str | None = None) -> Credential:
+    """A new CCS that holds this key, with the COSE number of its algorithm, and says whose it is."""
+    data = public_key.data
+    key: dict[int, Any]
+    if len(data) == 32:
+        key = {_KTY: _OKP, _KTY_ALG: algorithm.number, _CRV: _CURVE_ED25519, _X: data}
+    else:
+        size = len(data) // 2
+        curve = next(number for number, curve in _EC2_CURVES.items() if (curve.key_size + 7) // 8 == size)
+        key = {_KTY: _EC2, _KTY_ALG: algorithm.number, _CRV: curve, _X: data[1 : 1 + size], _Y: data[1 + size :]}
+    claims = ({} if subject is None else {_SUB: subject}) | {_CNF: {_COSE_KEY: key}}
+    return Credential(CredentialKind.CCS, cbor2.dumps(claims))
+
+
+def _untagged(value: Any) -> Any:
+    while isinstance(value, cbor2.CBORTag):
+        value = value.value
+    return value
+
+
 def _from_ccs(data: bytes) -> bytes:
-    return _key_of_claims(_decode_all(data))
+    return _key_of_claims(_untagged(_decode_all(data)))
 
 
 def _from_cwt(data: bytes) -> bytes:
@@ -115,7 +169,7 @@ def _from_x509(data: bytes) -> bytes:
         raise MisuseError(f"not a certificate ({type(error).__name__})") from None
     if isinstance(key, ed25519.Ed25519PublicKey):
         return key.public_bytes(Encoding.Raw, PublicFormat.Raw)
-    if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
+    if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1 | ec.SECP384R1):
         return key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
     raise MisuseError("a certificate with a key of another type")
 
@@ -129,7 +183,7 @@ _EXTRACT: dict[CredentialKind, Callable[[bytes], bytes]] = {
 
 
 def _validity_of_claims(data: bytes) -> tuple[float | None, float | None]:
-    claims = _decode_all(data)
+    claims = _untagged(_decode_all(data))
     if not isinstance(claims, dict):
         raise MisuseError("not a CWT Claims Set")
     return _numeric_date(claims.get(_NBF)), _numeric_date(claims.get(_EXP))

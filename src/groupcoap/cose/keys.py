@@ -1,4 +1,6 @@
-"""Countersignature algorithms and their keys: EdDSA with Ed25519 and ES256 on P-256.
+"""Countersignature algorithms and their keys: EdDSA with Ed25519, ES256 on P-256, ES384 on P-384.
+
+The same keys agree on secrets by ECDH, for the pairwise mode of Group OSCORE.
 
 Ed25519 uses libsodium: half the time of OpenSSL's, and like OpenSSL's it frees the interpreter lock.
 """
@@ -6,21 +8,27 @@ Ed25519 uses libsodium: half the time of OpenSSL's, and like OpenSSL's it frees 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, Protocol
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from nacl.bindings import crypto_sign, crypto_sign_open, crypto_sign_seed_keypair
+from nacl.bindings import (
+    crypto_scalarmult,
+    crypto_sign,
+    crypto_sign_ed25519_pk_to_curve25519,
+    crypto_sign_ed25519_sk_to_curve25519,
+    crypto_sign_open,
+    crypto_sign_seed_keypair,
+)
 from nacl.exceptions import CryptoError
 
 from ..errors import MisuseError, UnsupportedAlgorithm
 from ..secret import Secret
-
-_P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 
 class PublicKey(Protocol):
@@ -28,7 +36,7 @@ class PublicKey(Protocol):
 
     @property
     def data(self) -> bytes:
-        """Ed25519: 32 bytes; P-256: 65 bytes, 04 ‖ x ‖ y."""
+        """Ed25519: 32 bytes; P-256, P-384: 65 or 97 bytes, 04 ‖ x ‖ y."""
 
     def verify(self, signature: bytes, message: bytes) -> bool:
         """Whether `signature` is this key's over `message`. Safe to call from any thread."""
@@ -42,10 +50,15 @@ class PrivateKey(Protocol):
 
     @property
     def secret(self) -> Secret:
-        """Ed25519: the 32-byte seed; P-256: the 32-byte scalar, big endian."""
+        """Ed25519: the 32-byte seed; P-256, P-384: the scalar of 32 or 48 bytes, big endian."""
 
     def sign(self, message: bytes) -> bytes:
         """The raw signature, of the algorithm's signature length."""
+
+    def agree(self, public_key: PublicKey) -> Secret:
+        """The secret that these two share by static-static ECDH (Group OSCORE §2.5.1): 32 bytes of X25519 for
+        Ed25519 keys, the x coordinate for the others. `MisuseError` if the public key is of small order or of
+        another algorithm."""
 
 
 class Ed25519PublicKey:
@@ -88,58 +101,109 @@ class Ed25519PrivateKey:
         signed: bytes = crypto_sign(message, self._expanded)
         return signed[:64]
 
+    def agree(self, public_key: PublicKey) -> Secret:
+        # Both are mapped to Curve25519 (RFC 7748 §4.1). libsodium refuses points of small order, among them those
+        # that the map is not defined for (y = 1) or degenerates at (y = -1), and a shared secret of zeros.
+        try:
+            peer = crypto_sign_ed25519_pk_to_curve25519(public_key.data)
+            own = crypto_sign_ed25519_sk_to_curve25519(self._expanded)
+            return Secret(crypto_scalarmult(own, peer))
+        except (CryptoError, TypeError, ValueError):
+            raise MisuseError("no secret can be agreed on with this public key") from None
+
     def __repr__(self) -> str:
         return f"<Ed25519PrivateKey of {self.public_key!r}>"
 
 
-class P256PublicKey:
-    """An ES256 verification key."""
+class EcdsaCurve(NamedTuple):
+    """A curve with the hash that COSE pairs it with in ECDSA."""
 
-    __slots__ = ("_key", "data")
+    name: str
+    size: int
+    """Bytes of a coordinate, and of a scalar."""
+    order: int
+    curve: ec.EllipticCurve
+    hash: hashes.HashAlgorithm
 
-    def __init__(self, data: bytes) -> None:
+
+P256: Final = EcdsaCurve(
+    "P-256",
+    32,
+    0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551,
+    ec.SECP256R1(),
+    hashes.SHA256(),
+)
+P384: Final = EcdsaCurve(
+    "P-384",
+    48,
+    0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFC7634D81F4372DDF581A0DB248B0A77AECEC196ACCC52973,
+    ec.SECP384R1(),
+    hashes.SHA384(),
+)
+
+
+class EcdsaPublicKey:
+    """A verification key on one of these curves."""
+
+    __slots__ = ("_curve", "_key", "data")
+
+    def __init__(self, curve: EcdsaCurve, data: bytes) -> None:
+        length = 1 + 2 * curve.size
         try:
-            if len(data) != 65 or data[0] != 4:
+            if len(data) != length or data[0] != 4:
                 raise ValueError
-            self._key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), data)
+            self._key = ec.EllipticCurvePublicKey.from_encoded_point(curve.curve, data)
         except ValueError:
-            raise MisuseError("a P-256 public key is a point 04 ‖ x ‖ y of 65 bytes on the curve") from None
+            raise MisuseError(
+                f"a {curve.name} public key is a point 04 ‖ x ‖ y of {length} bytes on the curve"
+            ) from None
+        self._curve = curve
         self.data = bytes(data)
 
     def verify(self, signature: bytes, message: bytes) -> bool:
-        if len(signature) != 64:
+        size = self._curve.size
+        if len(signature) != 2 * size:
             return False
-        r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
+        r, s = int.from_bytes(signature[:size], "big"), int.from_bytes(signature[size:], "big")
         try:
-            self._key.verify(encode_dss_signature(r, s), message, ec.ECDSA(hashes.SHA256()))
+            self._key.verify(encode_dss_signature(r, s), message, ec.ECDSA(self._curve.hash))
         except InvalidSignature:
             return False
         return True
 
     def __repr__(self) -> str:
-        return f"P256PublicKey({self.data.hex()})"
+        return f"<{self._curve.name} public key {self.data.hex()}>"
 
 
-class P256PrivateKey:
-    """An ES256 signing key from its 32-byte scalar."""
+class EcdsaPrivateKey:
+    """A signing key on one of these curves, from its scalar."""
 
-    __slots__ = ("_key", "public_key", "secret")
+    __slots__ = ("_curve", "_key", "public_key", "secret")
 
-    def __init__(self, secret: Secret) -> None:
+    def __init__(self, curve: EcdsaCurve, secret: Secret) -> None:
         scalar = int.from_bytes(secret.reveal(), "big")
-        if len(secret) != 32 or not 0 < scalar < _P256_ORDER:
-            raise MisuseError("a P-256 private key is a 32-byte scalar between 1 and the order of the curve")
+        if len(secret) != curve.size or not 0 < scalar < curve.order:
+            raise MisuseError(
+                f"a {curve.name} private key is a {curve.size}-byte scalar between 1 and the order of the curve"
+            )
         self.secret = secret
-        self._key = ec.derive_private_key(scalar, ec.SECP256R1())
+        self._curve = curve
+        self._key = ec.derive_private_key(scalar, curve.curve)
         point = self._key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
-        self.public_key: PublicKey = P256PublicKey(point)
+        self.public_key: PublicKey = EcdsaPublicKey(curve, point)
 
     def sign(self, message: bytes) -> bytes:
-        r, s = decode_dss_signature(self._key.sign(message, ec.ECDSA(hashes.SHA256())))
-        return r.to_bytes(32, "big") + s.to_bytes(32, "big")
+        size = self._curve.size
+        r, s = decode_dss_signature(self._key.sign(message, ec.ECDSA(self._curve.hash)))
+        return r.to_bytes(size, "big") + s.to_bytes(size, "big")
+
+    def agree(self, public_key: PublicKey) -> Secret:
+        # The cofactor of these curves is 1, and a public key that was made is a point of them.
+        peer = ec.EllipticCurvePublicKey.from_encoded_point(self._curve.curve, public_key.data)
+        return Secret(self._key.exchange(ec.ECDH(), peer))
 
     def __repr__(self) -> str:
-        return f"<P256PrivateKey of {self.public_key!r}>"
+        return f"<private key of {self.public_key!r}>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +213,13 @@ class SignatureAlgorithm:
     number: int
     name: str
     signature_length: int
-    _private: type[Ed25519PrivateKey] | type[P256PrivateKey]
-    _public: type[Ed25519PublicKey] | type[P256PublicKey]
+    key_length: int
+    """Bytes of a private key."""
+    _private: Callable[[Secret], PrivateKey] = field(repr=False, compare=False)
+    _public: Callable[[bytes], PublicKey] = field(repr=False, compare=False)
 
     def private_key(self, secret: Secret) -> PrivateKey:
-        """The signing key with this secret (32 bytes); `MisuseError` if it is not one."""
+        """The signing key with this secret; `MisuseError` if it is not one."""
         return self._private(secret)
 
     def public_key(self, data: bytes) -> PublicKey:
@@ -164,16 +230,28 @@ class SignatureAlgorithm:
         """A new signing key from the operating system's randomness."""
         while True:
             try:
-                return self._private(Secret(os.urandom(32)))
-            except MisuseError:  # a P-256 scalar out of range: once in 2^32 tries
+                return self._private(Secret(os.urandom(self.key_length)))
+            except MisuseError:  # a scalar out of range: once in 2^32 tries, or fewer
                 continue
+
+
+def _ecdsa(number: int, name: str, curve: EcdsaCurve) -> SignatureAlgorithm:
+    return SignatureAlgorithm(
+        number,
+        f"{name} ({curve.name})",
+        2 * curve.size,
+        curve.size,
+        lambda secret: EcdsaPrivateKey(curve, secret),
+        lambda data: EcdsaPublicKey(curve, data),
+    )
 
 
 SIGNATURE_ALGORITHMS: dict[int, SignatureAlgorithm] = {
     a.number: a
     for a in (
-        SignatureAlgorithm(-8, "EdDSA (Ed25519)", 64, Ed25519PrivateKey, Ed25519PublicKey),
-        SignatureAlgorithm(-7, "ES256 (P-256)", 64, P256PrivateKey, P256PublicKey),
+        SignatureAlgorithm(-8, "EdDSA (Ed25519)", 64, 32, Ed25519PrivateKey, Ed25519PublicKey),
+        _ecdsa(-7, "ES256", P256),
+        _ecdsa(-35, "ES384", P384),
     )
 }
 

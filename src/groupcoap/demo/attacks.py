@@ -8,7 +8,7 @@ import socket
 from dataclasses import dataclass
 
 from ..core import coap
-from ..core.contexts import CommonContext, SecurityContext, SenderContext
+from ..core.contexts import SecurityContext, SenderContext
 from ..core.option import decode_prefix, partial_iv_bytes
 from ..core.requests import object_security, protect_request
 from ..core.sequence import SequenceNumbers
@@ -98,14 +98,9 @@ def impersonate(insider: ProvisionedDevice, victim: ProvisionedDevice, number: i
     (group,) = load_member(insider.directory).groups
     epoch = group.current
     assert epoch.private_key is not None
-    common = CommonContext(
-        profile=group.profile,
-        aead=group.aead,
-        kdf=group.kdf,
-        signature=group.signature,
-        master_secret=epoch.master_secret,
-        gid=epoch.gid,
-    )
-    sender = SenderContext(common, endpoint_id(victim), epoch.private_key, SequenceNumbers(number))
+    common = group.common_context(epoch)
+    victims = next(member for member in epoch.members if member.endpoint_id == victim.endpoint_id)
+    credential = group.parameters.authenticated(victims.credential)
+    sender = SenderContext(common, endpoint_id(victim), epoch.private_key, SequenceNumbers(number), credential)
     context = SecurityContext(group.name, common, sender, {})
     return coap.encode(protect_request(context, sender, message).message)

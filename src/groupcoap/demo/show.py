@@ -122,7 +122,7 @@ class Show:
             dissect(
                 round_.datagram,
                 signature_length=algorithms.signature.signature_length,
-                tag_length=algorithms.aead.tag_length,
+                tag_length=algorithms.parameters(None).encryption.tag_length,
                 inside='PUT /light "40", encrypted',
                 sender="the switch",
             )

@@ -15,6 +15,7 @@ from aiocoap import error
 from aiocoap.optiontypes import BlockOption
 from aiocoap.pipe import Pipe
 
+from ..core.profile import Mode
 from ..errors import GroupcoapError, Limit
 from .endpoint import Endpoint
 from .network import SocketAddress
@@ -131,7 +132,8 @@ class Leg:
 class Conversation:
     """Sends `message` to the group and hands every complete, verified answer to `deliver`.
 
-    `route`: the options that lead to the group, and to a listener where it is known, through a proxy.
+    `to`: the one listener that is asked, in this `mode` (see `GroupRemote`); None: the whole group. `route`: the
+    options that lead to the group, and to a listener where it is known, through a proxy.
     `extend(endpoint_id)` is called when a listener has shown that its answer will take longer. `awaited`: what to
     remember beyond this process. `resumed`: the token of a request that a process before this one has sent;
     `message` then only stands for it. Raises what sending raised (`GroupcoapError`)."""
@@ -147,6 +149,8 @@ class Conversation:
         *,
         awaited: Awaited | None = None,
         resumed: bytes | None = None,
+        to: bytes | None = None,
+        mode: Mode | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._route = route
@@ -160,8 +164,9 @@ class Conversation:
         self._failed: BaseException | None = None
         self._synchronizes_only = resumed is not None
         self._closed = False
+        self._challenge_code = endpoint.groups.configuration(group).profile.rules.challenge_code
         self._legs: dict[bytes, Leg] = {}
-        remote = GroupRemote(route.address, group, None, awaited=awaited)
+        remote = GroupRemote(route.address, group, to, awaited=awaited, mode=mode)
         request = self._original.copy(remote=remote, **route.options)
         self._root = Leg(endpoint, request, self._root_event)
         if resumed is None:
@@ -227,7 +232,7 @@ class Conversation:
         remote: GroupRemote = response.remote
         response.request = self._original
         repeat = response.opt.echo
-        if response.code is aiocoap.FORBIDDEN and repeat is not None:
+        if response.code == self._challenge_code and repeat is not None:
             self._challenged(remote, repeat)
         elif self._closed:
             return
@@ -239,7 +244,8 @@ class Conversation:
     # ---- challenges
 
     def _challenged(self, remote: GroupRemote, repeat: bytes) -> None:
-        """A listener asks for proof of freshness (Appendix D.3): the same request, by unicast, with its value."""
+        """A listener asks for proof of freshness (Appendix D.3; Group OSCORE §9): the same request, by unicast,
+        with its value, and in pairwise mode where there is one."""
         listener = remote.endpoint_id or b""
         count = self._echoes.get(listener, 0)
         if count >= MAX_ECHOES:

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ..core import coap
-from ..core.contexts import CommonContext, RecipientContext, SecurityContext, SenderContext
+from ..core.contexts import RecipientContext, SecurityContext, SenderContext
+from ..core.exchange import IncomingExchange
 from ..core.policy import Decide, GroupPolicy, Verification
+from ..core.profile import Mode
 from ..core.registry import Registry
 from ..core.requests import (
     AuthenticRequest,
@@ -21,6 +23,7 @@ from ..core.requests import (
 )
 from ..core.synchronization import Entropy, Method, SynchronizationPolicy
 from ..core.window import ReplayWindow
+from ..cose.credentials import Credential
 from ..cose.keys import PublicKey
 from ..errors import Busy, Limit, MisuseError
 from ..files.keylog import KeyLog, nameless
@@ -51,10 +54,12 @@ abbreviated path is another than the one that was decided by."""
 class ListenerPolicy:
     """Where this listener differs from its groups' policies; None: it does not.
 
-    `verification` may be a function that decides per request (Appendix E)."""
+    `verification` may be a function that decides per request (Appendix E); in groups whose profile has every
+    signature verified it changes nothing. `response_mode`: of answers, where there is a pairwise mode."""
 
     synchronization: SynchronizationPolicy | None = None
     verification: Verification | Decide | None = None
+    response_mode: Mode | None = None
 
 
 class Groups:
@@ -147,6 +152,18 @@ class Groups:
         """The group's current Security Context."""
         return self.registry.current(group)
 
+    def responding(self, group: str, exchange: IncomingExchange) -> RecipientContext | None:
+        """Whom an answer in this exchange is for alone, in the group's current Security Context: None if it goes
+        out in group mode. That of the request, unless the policy says otherwise; and a requester that is known
+        under no Endpoint ID any more gets none for itself."""
+        context = self.current(group)
+        wanted = self.policy(group).response_mode
+        pairwise = exchange.pairwise if wanted is None else wanted is Mode.PAIRWISE
+        if not pairwise or not context.common.pairwise or exchange.context is None:
+            return None
+        kid = exchange.context.same_member(exchange.kid, context)
+        return None if kid is None else context.recipient(kid)
+
     def listeners(self, group: str) -> frozenset[bytes]:
         """Endpoint IDs of the listeners that can answer, without this endpoint itself."""
         epoch = self.configuration(group).current
@@ -167,6 +184,8 @@ class Groups:
         """What to do with this request's countersignature."""
         group = request.context.group
         choice = self._listener_policy.verification
+        if request.context.common.profile.rules.signature_first:
+            return Verification.ALWAYS
         if choice is None:
             choice = self.policy(group).verification
         if not isinstance(choice, Verification):
@@ -189,24 +208,28 @@ class Groups:
                         context.depart(endpoint_ids)
                 self._departed(group, endpoint_ids)
             case CredentialLearned(group, gid, member):
-                key = member.credential.public_key(self.configuration(group).signature)
-                self.learn(group, gid, member.endpoint_id, key, member)
+                self.learn(group, gid, member.endpoint_id, member.credential, member)
 
     def learn(
-        self, group: str, gid: bytes, endpoint_id: bytes, key: PublicKey, member: Member | None = None
-    ) -> None:
-        """A member's public key under this Gid has become known; `member`: more about it, if there is more."""
+        self, group: str, gid: bytes, endpoint_id: bytes, credential: Credential, member: Member | None = None
+    ) -> PublicKey:
+        """A member's credential under this Gid has become known: its public key. `member`: more about it, if there
+        is more. `MisuseError` if the credential is not usable in this group."""
+        configuration = self.configuration(group)
+        key = credential.public_key(configuration.signature)
+        authenticated = configuration.parameters.authenticated(credential)
         for context in self.registry.contexts(group):
             if context.gid == gid:
-                context.learn(endpoint_id, key)
+                context.learn(endpoint_id, key, authenticated)
         if self._key_log is not None:
-            self._key_log.record_member(self.configuration(group), gid, member or nameless(endpoint_id, key))
+            self._key_log.record_member(configuration, gid, member or nameless(endpoint_id, credential))
+        return key
 
     def _renew(self, configuration: GroupConfiguration) -> None:
         name, epoch, grace = configuration.name, configuration.current, configuration.policy.grace
         own_id = epoch.own_id
         self._state.add_key(name, epoch.gid, own_id)
-        self._install(configuration, epoch)
+        self._install(configuration, epoch, established=asyncio.get_running_loop().time())
         before = self.registry.contexts(name)[:-1]
         departed = epoch.departed.union(*(older.reassigned(self.current(name)) for older in before))
         for older in before:
@@ -235,12 +258,12 @@ class Groups:
         context.accepts_requests = False
         self.retire()
 
-    def _install(self, configuration: GroupConfiguration, epoch: Epoch) -> None:
+    def _install(self, configuration: GroupConfiguration, epoch: Epoch, established: float | None = None) -> None:
         claim = (configuration.name, epoch.gid, epoch.own_id)
         self._state.claim(*claim)
         self._claims.append(claim)
         policy = self._effective(configuration, epoch)
-        context = self._context(configuration, epoch, policy.synchronization)
+        context = self._context(configuration, epoch, policy.synchronization, established)
         self.registry.install(context, [address.packed for address in configuration.addresses])
         self._configurations[configuration.name] = configuration
         self._policies[configuration.name] = policy
@@ -250,28 +273,31 @@ class Groups:
         log.info("group %s: security context %s installed", configuration.name, epoch.gid.hex())
 
     def _context(
-        self, configuration: GroupConfiguration, epoch: Epoch, synchronization: SynchronizationPolicy
+        self,
+        configuration: GroupConfiguration,
+        epoch: Epoch,
+        synchronization: SynchronizationPolicy,
+        established: float | None,
     ) -> SecurityContext:
         name = configuration.name
-        common = CommonContext(
-            profile=configuration.profile,
-            aead=configuration.aead,
-            kdf=configuration.kdf,
-            signature=configuration.signature,
-            master_secret=epoch.master_secret,
-            gid=epoch.gid,
-        )
+        common = configuration.common_context(epoch)
+        authenticated = configuration.parameters.authenticated
         sender = None
         if epoch.own_id is not None and epoch.private_key is not None:
             numbers = self._state.sequence_numbers(name, epoch.gid, epoch.own_id)
-            sender = SenderContext(common, epoch.own_id, epoch.private_key, numbers)
-        keys = {
-            member.endpoint_id: member.credential.public_key(configuration.signature)
-            for member in epoch.members
-            if member.endpoint_id != epoch.own_id
-        }
+            credential = None if epoch.credential is None else authenticated(epoch.credential)
+            sender = SenderContext(common, epoch.own_id, epoch.private_key, numbers, credential)
+        others = [member for member in epoch.members if member.endpoint_id != epoch.own_id]
+        credentials = {member.endpoint_id: authenticated(member.credential) for member in others}
         context = SecurityContext(
-            name, common, sender, keys, synchronization=synchronization, max_recipients=self._recipients
+            name,
+            common,
+            sender,
+            {member.endpoint_id: member.credential.public_key(configuration.signature) for member in others},
+            credentials={kid: data for kid, data in credentials.items() if data is not None},
+            synchronization=synchronization,
+            established=established,
+            max_recipients=self._recipients,
         )
         context.depart(epoch.departed)
         for sender_id, window in self._state.windows(name, epoch.gid, epoch.own_id).items():
@@ -287,7 +313,8 @@ class Groups:
         if epoch.own_id is None and synchronization.method is Method.CHALLENGE_RESPONSE:
             # A pure listener cannot protect a 4.03 (Appendix D.3); the safer of the two others takes its place.
             synchronization = replace(synchronization, method=Method.BASELINE)
-        return replace(policy, synchronization=synchronization)
+        response_mode = self._listener_policy.response_mode or policy.response_mode
+        return replace(policy, synchronization=synchronization, response_mode=response_mode)
 
     def retire(self) -> None:
         """Forget old contexts that take no requests and that no pending exchange needs."""

@@ -18,10 +18,11 @@ import aiocoap
 from aiocoap import interfaces
 
 from ..core import coap
-from ..core.contexts import SecurityContext
+from ..core.contexts import CredentialNeeded, RecipientContext, SecurityContext
 from ..core.exchange import OutgoingExchange, outgoing_exchange
 from ..core.option import FLAG_KID, decode_prefix
 from ..core.policy import Verification
+from ..core.profile import Mode
 from ..core.reassembly import AnswerAssembly, Progress, Reassembler, is_piece
 from ..core.requests import (
     AuthenticRequest,
@@ -29,7 +30,6 @@ from ..core.requests import (
     DecryptedRequest,
     DeliveredRequest,
     GroupRequest,
-    SignatureState,
     challenge_message,
     decrypt_request,
     object_security,
@@ -66,6 +66,7 @@ _ERRORS: dict[Reason, tuple[int, bytes]] = {
     Reason.NOT_PROTECTED: (coap.UNAUTHORIZED, b"This resource is served to a group only"),
     Reason.DECRYPTION_FAILED: (coap.BAD_REQUEST, b"Decryption failed"),
     Reason.SIGNATURE_FAILED: (coap.BAD_REQUEST, b"Decryption failed"),
+    Reason.NO_PAIRWISE_MODE: (coap.BAD_OPTION, b"The pairwise mode is not used here"),
     Reason.REPLAY: (coap.SERVICE_UNAVAILABLE, b"Replay protection failed"),
 }
 
@@ -306,12 +307,18 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
     def _request(self, received: Received) -> None:
         message, _, _, destination = received
         now = self._loop.time()
-        decrypted = decrypt_request(self._groups.registry, message, destination, now)
+        try:
+            decrypted = decrypt_request(self._groups.registry, message, destination, now)
+        except CredentialNeeded as needed:
+            self._look_up_first(needed, received, self._request)
+            return
         mode = self._groups.verification(decrypted)
         if mode is Verification.DEFER and self._deferred.full:
             self._counters.reached(Limit.DEFERRED)
             mode = Verification.ALWAYS
-        if mode is Verification.ALWAYS and decrypted.public_key is None:
+        if decrypted.pairwise:
+            self._verify_request(decrypted, None, received)
+        elif mode is Verification.ALWAYS and decrypted.public_key is None:
             self._look_up(decrypted, received, self._verify_request)
         elif mode is Verification.ALWAYS:
             self._verify_request(decrypted, None, received)
@@ -322,22 +329,47 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
                 self._deferred.submit(decrypted)  # before anything else can go wrong: the window has moved
             self._admitted(outcome, received)
 
+    def _look_up_first(
+        self, needed: CredentialNeeded, received: Received, again: Callable[[Received], None]
+    ) -> None:
+        """Look at this message again once its sender's credential has come."""
+
+        def resume(key: PublicKey | None) -> None:
+            if key is None:
+                raise Rejected(Reason.NO_PUBLIC_KEY, needed.sender_id.hex())
+            if not self._is_retransmission(received):  # its first copy waited for the same credential
+                again(received)
+
+        self._request_credential(needed.context, needed.sender_id, received, resume)
+
     def _look_up(
         self, decrypted: _Decrypted, received: Received, proceed: Callable[[_Decrypted, PublicKey, Received], None]
     ) -> None:
         """Go on with this message once its sender's credential has come."""
 
         def resume(key: PublicKey | None) -> None:
+            if key is None:
+                raise Rejected(Reason.NO_PUBLIC_KEY, decrypted.sender_id.hex())
+            if self._is_retransmission(received):  # its first copy waited for the same credential
+                return
+            decrypted.context.recipient(decrypted.sender_id)  # it may have left meanwhile
+            decrypted.recipient.public_key = key  # made when the key was not known
+            proceed(decrypted, key, received)
+
+        self._request_credential(decrypted.context, decrypted.sender_id, received, resume)
+
+    def _request_credential(
+        self,
+        context: SecurityContext,
+        sender_id: bytes,
+        received: Received,
+        proceed: Callable[[PublicKey | None], None],
+    ) -> None:
+        def resume(key: PublicKey | None) -> None:
             if self._closed:
                 return
             try:
-                if key is None:
-                    raise Rejected(Reason.NO_PUBLIC_KEY, decrypted.sender_id.hex())
-                if self._is_retransmission(received):  # its first copy waited for the same credential
-                    return
-                decrypted.context.recipient(decrypted.sender_id)  # it may have left meanwhile
-                decrypted.recipient.public_key = key  # made when the key was not known
-                proceed(decrypted, key, received)
+                proceed(key)
             except Rejected as rejection:
                 self._refuse(rejection, received)
             except EnvironmentFault as fault:
@@ -346,7 +378,7 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
                 log.exception("a message from %s was not processed", received[2][0])
 
         host, now = received[2][0], self._loop.time()
-        self._lookups.request(decrypted.context, decrypted.sender_id, host, now, resume)
+        self._lookups.request(context, sender_id, host, now, resume)
 
     def _verify_request(self, decrypted: DecryptedRequest, key: PublicKey | None, received: Received) -> None:
         self._admitted(self._admit(decrypted.check_signature(key), decrypted, received), received)
@@ -406,8 +438,10 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
     def _challenge(
         self, challenged: ChallengedRequest, incoming: Incoming, request: coap.Message, source: SocketAddress
     ) -> None:
-        """Answer with 4.03 and Repeat (Appendix D.3), whatever No-Response says."""
-        answer = challenge_message(request, challenged.repeat)
+        """Answer with 4.03 and Repeat (Appendix D.3), or 4.01 and Echo (Group OSCORE §9), whatever No-Response
+        says."""
+        rules = self._groups.configuration(challenged.group).profile.rules
+        answer = challenge_message(request, challenged.repeat, rules.challenge_code)
         if request.type == coap.CON:
             answer = answer._replace(type=coap.ACK, message_id=request.message_id)
         else:
@@ -429,7 +463,11 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
                 return
             message = whole
             received = (whole, *received[1:])
-        decrypted = self._decrypt_response(outgoing, message)
+        try:
+            decrypted = self._decrypt_response(outgoing, message)
+        except CredentialNeeded as needed:
+            self._look_up_first(needed, received, self._response)
+            return
         if decrypted.public_key is None:
             self._look_up(decrypted, received, self._verify_response)
         else:
@@ -484,7 +522,7 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
             delivered.gid,
             delivered.sender_id,
             delivered.sequence_number,
-            SignatureState.VERIFIED,
+            delivered.signature,
             delivered.freshness,
         )
         remote = GroupRemote(source, delivered.group, delivered.sender_id, provenance=origin)
@@ -571,7 +609,8 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
         if outgoing is None and len(self._outgoing) >= self._limits.outgoing:
             self._counters.reached(Limit.OUTGOING)
             raise MisuseError("too many group requests are waiting for answers")
-        protected, exchange = protect_request(context, context.sender, to_core(message))
+        to = None if remote.endpoint_id is None or remote.mode is Mode.GROUP else self._alone(context, remote)
+        protected, exchange = protect_request(context, context.sender, to_core(message), to=to)
         datagram = coap.encode(protected)
         if outgoing is not None:
             exchange.follow(outgoing.exchanges[-1])
@@ -587,6 +626,17 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
                 PendingRequest(message.token, remote.group, gid, kid, partial_iv, sent, deadline, roster)
             )
         self._network.send(datagram, remote.address)
+
+    def _alone(self, context: SecurityContext, remote: GroupRemote) -> RecipientContext | None:
+        """Whom this request is for alone, where there is a pairwise mode (Group OSCORE, Group OSCORE for Unicast
+        Requests). `MisuseError` if that is wanted and cannot be."""
+        assert remote.endpoint_id is not None
+        if not context.common.pairwise and remote.mode is None:
+            return None
+        try:
+            return context.recipient(remote.endpoint_id)
+        except Rejected as rejection:
+            raise MisuseError(f"nothing can be sent to {remote.endpoint_id.hex()} alone: {rejection}") from None
 
     def resume(self, request: PendingRequest) -> None:
         """Take answers to a request that a process before this one has sent. `Rejected` if its context is gone."""
@@ -628,7 +678,9 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
             sender = self._groups.current(incoming.group).sender
             if sender is None:
                 raise MisuseError("a pure listener cannot respond")
-            protected = protect_response(sender, incoming.exchange, message)
+            alone = self._groups.responding(incoming.group, incoming.exchange)
+            to = None if alone is None else (self._groups.current(incoming.group), alone)
+            protected = protect_response(sender, incoming.exchange, message, to=to)
             if incoming.final_block is not None:  # a proxy has cut the request into pieces: this answers the last
                 options = with_option(protected.options, coap.BLOCK1, incoming.final_block)
                 protected = protected._replace(options=options)

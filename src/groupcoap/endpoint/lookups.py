@@ -1,7 +1,8 @@
 """Asynchronous, bounded look-ups of credentials (multicast-oscore-04 §7, step 3).
 
-Only messages that AEAD has passed ask for one. Who asks again and again for somebody unknown waits longer each
-time; who invents one Endpoint ID after another uses up the rate of its own host first."""
+Only messages that AEAD has passed ask for one, or, where AEAD takes the credential, those for which there could be
+a sender. Who asks again and again for somebody unknown waits longer each time; who invents one Endpoint ID after
+another uses up the rate of its own host first."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import asyncio
 from collections.abc import Callable
 
 from ..core.contexts import SecurityContext
+from ..cose.credentials import Credential
 from ..cose.keys import PublicKey
 from ..errors import Busy, EnvironmentFault, Limit, MisuseError, Reason, Rejected
 from ..membership import MembershipSource
@@ -29,7 +31,7 @@ class CredentialLookups:
     """Look-ups under way, and who was not found of late."""
 
     def __init__(
-        self, source: MembershipSource, learn: Callable[[str, bytes, bytes, PublicKey], None], limits: Limits
+        self, source: MembershipSource, learn: Callable[[str, bytes, bytes, Credential], PublicKey], limits: Limits
     ) -> None:
         self._limits = limits
         self._rates = PeerRates(limits, Limit.LOOKUP_RATE, Limit.LOOKUP_RATE_PER_PEER)
@@ -69,7 +71,7 @@ class CredentialLookups:
             async with asyncio.timeout(TIMEOUT):
                 credential = await self._source.credential(group, gid, endpoint_id)
             if credential is not None:
-                public_key = credential.public_key(context.common.signature)
+                public_key = self._learn(group, gid, endpoint_id, credential)
         except (EnvironmentFault, MisuseError, TimeoutError) as error:
             log.warning("group %s: credential of %s: %s", group, endpoint_id.hex(), error or "timed out")
         finally:
@@ -81,7 +83,6 @@ class CredentialLookups:
             self._not_found.put(key, (now + backoff, backoff), now)
         else:
             self._not_found.pop(key)
-            self._learn(group, gid, endpoint_id, public_key)
         for resume in waiting:
             resume(public_key)
 

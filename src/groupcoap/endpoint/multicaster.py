@@ -10,6 +10,7 @@ from typing import Final
 
 import aiocoap
 
+from ..core.profile import Mode
 from ..core.synchronization import Method
 from ..errors import Limit, MisuseError, Rejected
 from ..files.pending import PendingRequest
@@ -111,6 +112,26 @@ class Multicaster:
         self.endpoint.groups.look_for_renewal()
         return Collection(self, message, timeout, self.expected(roster))
 
+    def ask(
+        self,
+        endpoint_id: bytes,
+        message: aiocoap.Message,
+        address: SocketAddress,
+        *,
+        mode: Mode | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> Collection:
+        """Send a request to one listener alone, at its address (`Answer.address` of an answer, or
+        `NetworkOptions`' own form: host, port), and iterate over what is returned for its answer.
+
+        `mode`: None is the pairwise mode, where the group has one: nobody else can read the request, and it cannot
+        be turned to another listener (Group OSCORE §8). In group mode, and in groups without the other, only GET
+        and FETCH are accepted. Raises as `request` does, and `MisuseError` if the listener is not known."""
+        if message.opt.observe is not None:
+            raise MisuseError("use observe() for a request with Observe")
+        self.endpoint.groups.look_for_renewal()
+        return Collection(self, message, timeout, frozenset((endpoint_id,)), to=(endpoint_id, address, mode))
+
     def left_over(self) -> list[Collection]:
         """Collections of the requests that a process before this one has sent and not given up: answers that come
         from now on are taken, if they reach this endpoint (`NetworkOptions.port`). To be called once, at the start.
@@ -177,6 +198,7 @@ class Collection:
         timeout: float,
         roster: frozenset[bytes],
         left_over: PendingRequest | None = None,
+        to: tuple[bytes, SocketAddress, Mode | None] | None = None,
     ) -> None:
         if timeout <= 0:
             raise MisuseError("a timeout is a positive number of seconds")
@@ -192,15 +214,18 @@ class Collection:
         self._before = frozenset[bytes]() if left_over is None else frozenset(left_over.answered)
         self._closed = False
         endpoint = multicaster.endpoint
+        # What is asked of one alone is not remembered: it can be asked again, and is in another mode.
         self._conversation = Conversation(
             endpoint,
             multicaster.group,
-            multicaster.route,
+            multicaster.route if to is None else Route(to[1]),
             message or aiocoap.Message(code=aiocoap.GET),
             self._delivered,
             self._extend,
-            awaited=Awaited(self._sent, self._deadline, roster),
+            awaited=Awaited(self._sent, self._deadline, roster) if to is None else None,
             resumed=None if left_over is None else left_over.token,
+            to=None if to is None else to[0],
+            mode=None if to is None else to[2],
         )
         # Whoever stops iterating halfway must not keep the exchange open for ever.
         self._reaper = self._loop.call_at(self._deadline, self._reap)

@@ -10,6 +10,7 @@ from aiocoap import interfaces
 from aiocoap.util import hostportjoin
 
 from ..core.exchange import IncomingExchange
+from ..core.profile import Mode
 from ..core.requests import SignatureState
 from ..core.synchronization import Freshness
 from ..membership import COAP_PORT
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 class Provenance:
     """What is known of where a delivered message came from.
 
-    `signature` VERIFIED: exactly this Endpoint ID made it; otherwise only that some member of the group did.
-    `sequence_number` is None for a response that used its request's nonce."""
+    `signature` VERIFIED or PAIRWISE: exactly this Endpoint ID made it; otherwise only that some member of the group
+    did. `sequence_number` is None for a response that used its request's nonce."""
 
     group: str
     gid: bytes
@@ -123,7 +124,8 @@ class GroupRemote(SocketRemote):
     """A member of a group at a socket address, or the group's multicast address (`endpoint_id` None).
 
     On a received message it also carries the `provenance`, and on a request what is needed to answer. `awaited`:
-    who is expected to answer what is sent there, if that is to be remembered beyond the process."""
+    who is expected to answer what is sent there, if that is to be remembered beyond the process. `mode`: of
+    requests to a member; None: pairwise where there is such a mode."""
 
     def __init__(
         self,
@@ -136,9 +138,11 @@ class GroupRemote(SocketRemote):
         incoming: Incoming | None = None,
         locally_multicast: bool = False,
         awaited: Awaited | None = None,
+        mode: Mode | None = None,
     ) -> None:
         super().__init__(address, local)
         self.awaited = awaited
+        self.mode = mode
         self.group = group
         self.endpoint_id = endpoint_id
         self.provenance = provenance
@@ -169,8 +173,8 @@ class GroupRemote(SocketRemote):
 
     @property
     def authenticated_claims(self) -> tuple[Provenance, ...]:
-        """The provenance, if the countersignature has been verified."""
-        if self.provenance is not None and self.provenance.signature is SignatureState.VERIFIED:
+        """The provenance, if it is certain who made the message."""
+        if self.provenance is not None and self.provenance.signature.authentic:
             return (self.provenance,)
         return ()
 

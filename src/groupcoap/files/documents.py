@@ -93,6 +93,12 @@ class Field:
             self.fault("must be a whole number")
         return self.value
 
+    def boolean(self) -> bool:
+        """True or false."""
+        if type(self.value) is not bool:
+            self.fault("must be true or false")
+        return self.value
+
     def seconds(self) -> float:
         """A time span: a number, not negative, at most a year."""
         if type(self.value) not in (int, float) or not 0 <= self.value <= 366 * 86400:

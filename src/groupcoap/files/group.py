@@ -5,19 +5,20 @@ The file holds Master Secrets. The endpoint's private key is not in it but in th
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from pathlib import Path
+from typing import Any
 
 from ..core.contexts import CommonContext
 from ..core.policy import GroupPolicy, Verification, profile_by_name
-from ..core.profile import Profile
+from ..core.profile import Mode
 from ..core.synchronization import Method, SynchronizationPolicy
-from ..cose.algorithms import AeadAlgorithm, Kdf, aead_algorithm, kdf_by_name
+from ..cose.algorithms import AeadAlgorithm, aead_algorithm, encryption_algorithm, kdf_by_name, key_agreement
 from ..cose.credentials import Credential
 from ..cose.keys import SignatureAlgorithm, signature_algorithm
 from ..errors import MisuseError
-from ..membership import COAP_PORT, Epoch, GroupAddress, GroupConfiguration, Member, Role
+from ..membership import COAP_PORT, Epoch, GroupAddress, GroupConfiguration, Member, Role, SecurityParameters
 from ..secret import Secret
 from .documents import DocumentKind, Field, Json, read_document, write_document
 from .identity import IDENTITY_FILE, DeviceIdentity, credential_json, load_identity, read_credential
@@ -27,9 +28,6 @@ GROUP_SUFFIX = ".group.json"
 
 EVICTED_SUFFIX = ".evicted"
 """What that name gets in addition when the device is evicted, so that it does not come back."""
-
-MIN_GID = 9
-"""Bytes of a Gid at least: a Group Prefix of 8 and a Group Epoch of 1 (multicast-oscore-04 §8)."""
 
 MIN_MASTER_SECRET = 16
 """Bytes of a Master Secret at least: as many as the shortest key derived from it."""
@@ -89,7 +87,7 @@ def read_group(path: Path) -> GroupFile:
     document = read_document(path, KIND)
     members = document.members(
         ("name", "profile", "aead", "kdf", "signature", "roles", "addresses", "policy", "epochs"),
-        ("identity", "manager_credential"),
+        ("identity", *_OPTIONAL),
     )
     roles = _roles(members["roles"])
     identity = None if roles == {Role.PURE_LISTENER} else _identity(path, members.get("identity"))
@@ -107,10 +105,7 @@ def read_group(path: Path) -> GroupFile:
             roles=roles,
             epochs=epochs,
             policy=_policy(members["policy"]),
-            aead=algorithms.aead,
-            kdf=algorithms.kdf,
-            signature=algorithms.signature,
-            manager_credential=_manager(members.get("manager_credential"), algorithms),
+            **_given(algorithms),
         )
     return GroupFile(path, configuration, identity)
 
@@ -124,17 +119,12 @@ def save_group(
     body: Json = {
         "name": configuration.name,
         **({} if pure else {"identity": identity}),
-        "profile": configuration.profile.name,
-        "aead": configuration.aead.number,
-        "kdf": configuration.kdf.value,
-        "signature": configuration.signature.number,
+        **_parameters_json(configuration.parameters),
         "roles": _roles_json(configuration.roles),
         "addresses": [str(address) for address in configuration.addresses],
         "policy": _policy_json(configuration.policy),
         "epochs": [_epoch_json(epoch) for epoch in configuration.epochs],
     }
-    if configuration.manager_credential is not None:
-        body["manager_credential"] = credential_json(configuration.manager_credential)
     write_document(path, KIND, body, replace=overwrite)
 
 
@@ -144,10 +134,7 @@ def shared_json(group: GroupConfiguration, epoch: Epoch) -> Json:
     del shared["own_id"]
     return {
         "group": group.name,
-        "profile": group.profile.name,
-        "aead": group.aead.number,
-        "kdf": group.kdf.value,
-        "signature": group.signature.number,
+        **_parameters_json(group.parameters),
         "addresses": [str(address) for address in group.addresses],
         **shared,
     }
@@ -156,9 +143,11 @@ def shared_json(group: GroupConfiguration, epoch: Epoch) -> Json:
 def read_shared(entry: Field) -> GroupConfiguration:
     """What `shared_json` has made, as it is to a pure listener. `FileFault` if it cannot be used."""
     epoch_names = ("gid", "master_secret", "members", "departed")
-    members = entry.members(("group", "profile", "aead", "kdf", "signature", "addresses", *epoch_names))
+    members = entry.members(
+        ("group", "profile", "aead", "kdf", "signature", "addresses", *epoch_names), ("master_salt", *_OPTIONAL)
+    )
     algorithms = _algorithms(members)
-    shared = {name: members[name].value for name in epoch_names}
+    shared = {name: members[name].value for name in (*epoch_names, "master_salt") if name in members}
     epoch = _epoch(replace(entry, value={**shared, "own_id": None}), algorithms, None)
     with entry.refusing():
         return GroupConfiguration(
@@ -167,42 +156,73 @@ def read_shared(entry: Field) -> GroupConfiguration:
             addresses=_addresses(members["addresses"]),
             roles=frozenset({Role.PURE_LISTENER}),
             epochs=(epoch,),
-            aead=algorithms.aead,
-            kdf=algorithms.kdf,
-            signature=algorithms.signature,
+            **_given(algorithms),
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Algorithms:
-    """What an epoch's ids and keys have to fit."""
-
-    profile: Profile
-    aead: AeadAlgorithm
-    kdf: Kdf
-    signature: SignatureAlgorithm
-
-    def common(self, gid: bytes, master_secret: Secret) -> CommonContext:
-        return CommonContext(
-            profile=self.profile,
-            aead=self.aead,
-            kdf=self.kdf,
-            signature=self.signature,
-            master_secret=master_secret,
-            gid=gid,
-        )
+_OPTIONAL = ("group_encryption", "key_agreement", "sign_protected", "manager_credential")
+"""What a group file has only where its profile has it too."""
 
 
-def _algorithms(members: dict[str, Field]) -> _Algorithms:
+def _given(parameters: SecurityParameters) -> dict[str, Any]:
+    """As arguments of a `GroupConfiguration`, but the profile."""
+    given = {field.name: getattr(parameters, field.name) for field in fields(parameters)}
+    del given["profile"]
+    return given
+
+
+def _algorithms(members: dict[str, Field]) -> SecurityParameters:
     with members["profile"].refusing():
         profile = profile_by_name(members["profile"].text())
-    with members["aead"].refusing():
-        aead = aead_algorithm(members["aead"].integer())
+    aead: AeadAlgorithm | None = None
+    if members["aead"].value is not None or not profile.rules.pairwise:
+        with members["aead"].refusing():
+            aead = aead_algorithm(members["aead"].integer())
     with members["kdf"].refusing():
         kdf = kdf_by_name(members["kdf"].text())
     with members["signature"].refusing():
         signature = signature_algorithm(members["signature"].integer())
-    return _Algorithms(profile, aead, kdf, signature)
+    parameters = SecurityParameters(profile, aead, kdf, signature)
+    if not profile.rules.pairwise:
+        for name in ("group_encryption", "key_agreement", "sign_protected"):
+            if name in members:
+                members[name].fault(f"is nothing that {profile.name} has")
+    if "group_encryption" in members:
+        with members["group_encryption"].refusing():
+            encryption = encryption_algorithm(members["group_encryption"].integer())
+        parameters = replace(parameters, group_encryption=encryption)
+    if "key_agreement" in members:
+        with members["key_agreement"].refusing():
+            agreement = key_agreement(members["key_agreement"].integer())
+        parameters = replace(parameters, key_agreement=agreement)
+    if "sign_protected" in members:
+        parameters = replace(parameters, sign_protected=members["sign_protected"].boolean())
+    if "manager_credential" in members:
+        parameters = replace(parameters, manager_credential=_credential(members["manager_credential"], parameters))
+    return parameters
+
+
+def _parameters_json(parameters: SecurityParameters) -> Json:
+    agreement, manager = parameters.key_agreement, parameters.manager_credential
+    encryption = parameters.group_encryption
+    return {
+        "profile": parameters.profile.name,
+        "aead": None if parameters.aead is None else parameters.aead.number,
+        **({} if encryption is None else {"group_encryption": encryption.number}),
+        "kdf": parameters.kdf.value,
+        "signature": parameters.signature.number,
+        **({} if agreement is None else {"key_agreement": agreement.number}),
+        **({} if parameters.sign_protected else {"sign_protected": False}),
+        **({} if manager is None else {"manager_credential": credential_json(manager)}),
+    }
+
+
+def _credential(entry: Field, parameters: SecurityParameters) -> Credential:
+    """A credential that is usable in the group."""
+    credential = read_credential(entry, parameters.signature)
+    with entry.refusing():
+        parameters.authenticated(credential)
+    return credential
 
 
 def _identity(path: Path, entry: Field | None) -> DeviceIdentity:
@@ -210,10 +230,6 @@ def _identity(path: Path, entry: Field | None) -> DeviceIdentity:
     if entry is not None and Path(name).is_absolute():
         entry.fault("must be a path relative to this file")
     return load_identity(path.parent / name)
-
-
-def _manager(entry: Field | None, algorithms: _Algorithms) -> Credential | None:
-    return None if entry is None else read_credential(entry, algorithms.signature)
 
 
 def _roles(entry: Field) -> frozenset[Role]:
@@ -235,12 +251,15 @@ def _addresses(entry: Field) -> tuple[GroupAddress, ...]:
 
 
 def _policy(entry: Field) -> GroupPolicy:
-    members = entry.members(("synchronization", "verification", "grace", "max_unfragmented_size"))
+    members = entry.members(
+        ("synchronization", "verification", "grace", "max_unfragmented_size"), ("response_mode",)
+    )
     synchronization = _synchronization(members["synchronization"])
     with entry.refusing():
         return GroupPolicy(
             synchronization=synchronization,
             verification=members["verification"].choice(Verification),
+            response_mode=members["response_mode"].choice(Mode) if "response_mode" in members else None,
             grace=members["grace"].seconds(),
             max_unfragmented_size=members["max_unfragmented_size"].integer(),
         )
@@ -270,30 +289,44 @@ def _policy_json(policy: GroupPolicy) -> Json:
             **gap,
         },
         "verification": policy.verification.value,
+        **({} if policy.response_mode is None else {"response_mode": policy.response_mode.value}),
         "grace": policy.grace,
         "max_unfragmented_size": policy.max_unfragmented_size,
     }
 
 
-def _epoch(entry: Field, algorithms: _Algorithms, identity: DeviceIdentity | None) -> Epoch:
-    fields = entry.members(("gid", "master_secret", "own_id", "members", "departed"))
-    gid = fields["gid"].hex(MIN_GID)
+def _epoch(entry: Field, parameters: SecurityParameters, identity: DeviceIdentity | None) -> Epoch:
+    fields = entry.members(("gid", "master_secret", "own_id", "members", "departed"), ("master_salt",))
+    gid = fields["gid"].hex(parameters.profile.rules.min_gid)
     secret = Secret(fields["master_secret"].hex(MIN_MASTER_SECRET, 255))
+    salt = fields["master_salt"].hex(1, 255) if "master_salt" in fields else b""
     with fields["gid"].refusing():
-        common = algorithms.common(gid, secret)
+        common = parameters.common_context(gid, secret, salt)
     own_id = None if fields["own_id"].value is None else _endpoint_id(fields["own_id"], common)
     if (own_id is None) != (identity is None):
         fields["own_id"].fault("must be null for a pure listener, and for nobody else")
-    members = _members(fields["members"], common)
+    members = _members(fields["members"], common, parameters)
     departed = frozenset(_endpoint_id(item, common) for item in fields["departed"].items())
     ids = {member.endpoint_id for member in members} | ({own_id} if own_id is not None else set())
     if ids & departed:
         fields["departed"].fault("names an Endpoint ID that is a member's")
     for item, member in zip(fields["members"].items(), members, strict=True):
         if identity is not None and member.endpoint_id == own_id:
-            _check_own(item, member, identity, algorithms.signature)
+            _check_own(item, member, identity, parameters.signature)
     private_key = None if identity is None else identity.private_key
-    return Epoch(gid, secret, own_id, private_key, members, departed)
+    credential = _own_credential(own_id, members, identity)
+    if credential is not None:
+        with fields["own_id"].refusing():
+            parameters.authenticated(credential)
+    return Epoch(gid, secret, own_id, private_key, members, departed, salt, credential)
+
+
+def _own_credential(
+    own_id: bytes | None, members: tuple[Member, ...], identity: DeviceIdentity | None
+) -> Credential | None:
+    """As the others in the group know it, which may be another than the identity's own."""
+    own = next((member.credential for member in members if member.endpoint_id == own_id), None)
+    return own or (None if identity is None else identity.credential)
 
 
 def _check_own(entry: Field, member: Member, identity: DeviceIdentity, algorithm: SignatureAlgorithm) -> None:
@@ -301,22 +334,22 @@ def _check_own(entry: Field, member: Member, identity: DeviceIdentity, algorithm
         entry.fault("has this endpoint's own Endpoint ID but another public key than its identity file")
 
 
-def _members(entry: Field, common: CommonContext) -> tuple[Member, ...]:
+def _members(entry: Field, common: CommonContext, parameters: SecurityParameters) -> tuple[Member, ...]:
     members: dict[bytes, Member] = {}
     for item in entry.items():
-        member = _member(item, common)
+        member = _member(item, common, parameters)
         if member.endpoint_id in members:
             item.fault(f"Endpoint ID {member.endpoint_id.hex()!r} stands here twice")
         members[member.endpoint_id] = member
     return tuple(members.values())
 
 
-def _member(entry: Field, common: CommonContext) -> Member:
+def _member(entry: Field, common: CommonContext, parameters: SecurityParameters) -> Member:
     fields = entry.members(("id", "name", "roles", "credential"))
     roles = _roles(fields["roles"])
     if Role.PURE_LISTENER in roles:
         fields["roles"].fault("a pure listener has no Endpoint ID, so it is not listed")
-    credential = read_credential(fields["credential"], common.signature)
+    credential = _credential(fields["credential"], parameters)
     return Member(_endpoint_id(fields["id"], common), fields["name"].text(), roles, credential)
 
 
@@ -331,6 +364,7 @@ def _epoch_json(epoch: Epoch) -> Json:
     return {
         "gid": epoch.gid.hex(),
         "master_secret": epoch.master_secret.reveal().hex(),
+        **({"master_salt": epoch.master_salt.hex()} if epoch.master_salt else {}),
         "own_id": None if epoch.own_id is None else epoch.own_id.hex(),
         "members": [_member_json(member) for member in epoch.members],
         "departed": sorted(endpoint_id.hex() for endpoint_id in epoch.departed),

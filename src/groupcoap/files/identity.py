@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..cose.credentials import Credential, CredentialKind
+from ..cose.credentials import Credential, CredentialKind, claims_set
 from ..cose.keys import DEFAULT_SIGNATURE, PrivateKey, SignatureAlgorithm, signature_algorithm
 from ..errors import MisuseError
 from ..secret import Secret
@@ -32,10 +32,13 @@ class DeviceIdentity:
             raise MisuseError("the credential does not belong to the private key")
 
 
-def generate_identity(name: str, signature: SignatureAlgorithm = DEFAULT_SIGNATURE) -> DeviceIdentity:
-    """A new identity whose credential is the raw public key."""
+def generate_identity(
+    name: str, signature: SignatureAlgorithm = DEFAULT_SIGNATURE, *, claims: bool = False
+) -> DeviceIdentity:
+    """A new identity whose credential is the raw public key, or, with `claims`, a CWT Claims Set that holds it."""
     key = signature.generate()
-    return DeviceIdentity(name, signature, key, Credential(CredentialKind.RAW_KEY, key.public_key.data))
+    raw = Credential(CredentialKind.RAW_KEY, key.public_key.data)
+    return DeviceIdentity(name, signature, key, claims_set(key.public_key, signature, name) if claims else raw)
 
 
 def load_identity(path: Path) -> DeviceIdentity:
@@ -46,7 +49,7 @@ def load_identity(path: Path) -> DeviceIdentity:
     with members["signature"].refusing():
         algorithm = signature_algorithm(members["signature"].integer())
     with members["private_key"].refusing():
-        key = algorithm.private_key(Secret(members["private_key"].hex(32, 32)))
+        key = algorithm.private_key(Secret(members["private_key"].hex(algorithm.key_length, algorithm.key_length)))
     credential = read_credential(members["credential"], algorithm)
     with document.refusing():
         return DeviceIdentity(name, algorithm, key, credential)

@@ -21,7 +21,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..cose.credentials import Credential, CredentialKind
-from ..cose.keys import PublicKey
 from ..errors import FileFault
 from ..membership import Epoch, GroupConfiguration, Member, Role
 from .atomic import PRIVATE_MODE, describe
@@ -113,13 +112,13 @@ def _with_own(group: GroupConfiguration, epoch: Epoch) -> Epoch:
         return epoch
     if any(member.endpoint_id == epoch.own_id for member in epoch.members):
         return epoch
-    return replace(epoch, members=(*epoch.members, nameless(epoch.own_id, epoch.private_key.public_key)))
+    own = epoch.credential or Credential(CredentialKind.RAW_KEY, epoch.private_key.public_key.data)
+    return replace(epoch, members=(*epoch.members, nameless(epoch.own_id, own)))
 
 
-def nameless(endpoint_id: bytes, key: PublicKey) -> Member:
-    """A member of which no more is known than its public key."""
+def nameless(endpoint_id: bytes, credential: Credential) -> Member:
+    """A member of which no more is known than its credential."""
     roles = frozenset((Role.MULTICASTER, Role.LISTENER))
-    credential = Credential(CredentialKind.RAW_KEY, key.data)
     return Member(endpoint_id, f"endpoint {endpoint_id.hex() or '(empty id)'}", roles, credential)
 
 

@@ -3,6 +3,7 @@
 DIR/switch-1/identity.json        private key of the device
 DIR/switch-1/room.group.json      the group as this device knows it
 DIR/switch-1/state.journal        nothing sent, nothing seen
+DIR/room.manager.json             who vouches for the group, where its messages are bound to that (Group OSCORE)
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from ..core.contexts import CommonContext
 from ..core.multicast_oscore_04 import MULTICAST_OSCORE_04
 from ..core.policy import GroupPolicy
 from ..core.profile import Profile
-from ..cose.algorithms import DEFAULT_AEAD, AeadAlgorithm, Kdf
-from ..cose.credentials import Credential
+from ..cose.algorithms import DEFAULT_AEAD, AeadAlgorithm, EncryptionAlgorithm, Kdf, KeyAgreement
+from ..cose.credentials import Credential, CredentialKind, claims_set
 from ..cose.keys import DEFAULT_SIGNATURE, SignatureAlgorithm
 from ..errors import FileFault, MisuseError
-from ..membership import Epoch, GroupAddress, GroupConfiguration, Member, Role
+from ..membership import Epoch, GroupAddress, GroupConfiguration, Member, Role, SecurityParameters
 from ..secret import Secret
 from .atomic import describe, sync_directory
+from .documents import MAX_TEXT
 from .group import GROUP_SUFFIX, save_group
 from .identity import IDENTITY_FILE, DeviceIdentity, generate_identity, load_identity, save_identity
 from .provisioned import STATE_FILE, state_keys
@@ -33,6 +35,9 @@ from .state import EndpointState, extend_unused
 PREFIX_LENGTH = 8
 EPOCH_LENGTH = 4
 MASTER_SECRET_LENGTH = 32
+MASTER_SALT_LENGTH = 8
+MANAGER_SUFFIX = ".manager.json"
+"""What the name of the file with the Group Manager's identity ends in."""
 _DIRECTORY_MODE = 0o755  # whatever the umask: who can write there can put other keys in the place of these
 _PURE = frozenset({Role.PURE_LISTENER})
 _STAGING = ".provisioning-"
@@ -45,15 +50,31 @@ class GroupPlan:
     name: str
     addresses: tuple[GroupAddress, ...]
     policy: GroupPolicy = field(default_factory=GroupPolicy)
-    aead: AeadAlgorithm = DEFAULT_AEAD
+    aead: AeadAlgorithm | None = DEFAULT_AEAD
     kdf: Kdf = Kdf.HKDF_SHA_256
     signature: SignatureAlgorithm = DEFAULT_SIGNATURE
     profile: Profile = MULTICAST_OSCORE_04
+    group_encryption: EncryptionAlgorithm | None = None
+    key_agreement: KeyAgreement | None = None
+    sign_protected: bool = True
 
     def __post_init__(self) -> None:
         check_file_name("group", self.name)
         if not self.addresses:
             raise MisuseError("a group has at least one multicast address")
+
+    def parameters(self, manager: Credential | None) -> SecurityParameters:
+        """With the Group Manager's credential, where there is one."""
+        return SecurityParameters(
+            self.profile,
+            self.aead,
+            self.kdf,
+            self.signature,
+            self.group_encryption,
+            self.key_agreement,
+            self.sign_protected,
+            manager,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +113,7 @@ class ProvisionedGroup:
     plan: GroupPlan
     gid: bytes
     devices: tuple[ProvisionedDevice, ...]
+    manager: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +142,13 @@ def provision(directory: Path, plan: GroupPlan, devices: Sequence[DevicePlan]) -
     _check_devices(devices)
     _check_directory(directory, devices)
     gid = os.urandom(PREFIX_LENGTH) + bytes(EPOCH_LENGTH)
-    made = _configure(directory, plan, devices, gid)
+    manager = None
+    if plan.profile.rules.binds_credentials:
+        manager = generate_identity(f"manager of {plan.name}"[:MAX_TEXT], plan.signature, claims=True)
+    made = _configure(directory, plan, devices, gid, None if manager is None else manager.credential)
     try:
         with ExitStack() as undo:
-            _write(directory, plan, made, undo)
+            _write(directory, plan, made, manager, undo)
             undo.pop_all()
     except OSError as error:
         raise FileFault(directory, f"cannot be provisioned ({describe(error)}); nothing was made") from None
@@ -140,7 +165,13 @@ def provision(directory: Path, plan: GroupPlan, devices: Sequence[DevicePlan]) -
             )
             for device in made
         ),
+        None if manager is None else directory / f"{plan.name}{MANAGER_SUFFIX}",
     )
+
+
+def new_master_salt(profile: Profile) -> bytes:
+    """At random, for the profiles that have one."""
+    return os.urandom(MASTER_SALT_LENGTH) if profile.rules.binds_credentials else b""
 
 
 def _check_devices(devices: Sequence[DevicePlan]) -> None:
@@ -173,12 +204,15 @@ def _check_directory(directory: Path, devices: Sequence[DevicePlan]) -> None:
             raise FileFault(directory / device.name, "exists already; let it join, or choose another name")
 
 
-def _configure(directory: Path, plan: GroupPlan, devices: Sequence[DevicePlan], gid: bytes) -> list[_Device]:
+def _configure(
+    directory: Path, plan: GroupPlan, devices: Sequence[DevicePlan], gid: bytes, manager: Credential | None
+) -> list[_Device]:
     secret = Secret(os.urandom(MASTER_SECRET_LENGTH))
+    salt = new_master_salt(plan.profile)
     identities = [_identity(directory, plan, device) for device in devices]
-    ids = _endpoint_ids(plan, identities, gid, secret)
+    ids = _endpoint_ids(plan.parameters(manager).common_context(gid, secret, salt), identities)
     members = tuple(
-        Member(endpoint_id, device.name, device.roles, identity.credential)
+        Member(endpoint_id, device.name, device.roles, _credential(plan, identity))
         for device, identity, endpoint_id in zip(devices, identities, ids, strict=True)
         if identity is not None and endpoint_id is not None
     )
@@ -186,12 +220,22 @@ def _configure(directory: Path, plan: GroupPlan, devices: Sequence[DevicePlan], 
     made = []
     for device, identity, endpoint_id in zip(devices, identities, ids, strict=True):
         key = None if identity is None else identity.private_key
-        epoch = Epoch(gid, secret, endpoint_id, key, members)
-        made.append(_Device(device, identity, _configuration(plan, device.roles, epoch)))
+        credential = None if identity is None else _credential(plan, identity)
+        epoch = Epoch(gid, secret, endpoint_id, key, members, master_salt=salt, credential=credential)
+        made.append(_Device(device, identity, _configuration(plan, device.roles, epoch, manager)))
     return made
 
 
-def _configuration(plan: GroupPlan, roles: frozenset[Role], epoch: Epoch) -> GroupConfiguration:
+def _credential(plan: GroupPlan, identity: DeviceIdentity) -> Credential:
+    """As the group is to know it: a raw key is put into a claims set where messages are bound to credentials."""
+    if plan.profile.rules.binds_credentials and identity.credential.kind is CredentialKind.RAW_KEY:
+        return claims_set(identity.private_key.public_key, identity.signature, identity.name)
+    return identity.credential
+
+
+def _configuration(
+    plan: GroupPlan, roles: frozenset[Role], epoch: Epoch, manager: Credential | None
+) -> GroupConfiguration:
     return GroupConfiguration(
         name=plan.name,
         profile=plan.profile,
@@ -202,6 +246,10 @@ def _configuration(plan: GroupPlan, roles: frozenset[Role], epoch: Epoch) -> Gro
         aead=plan.aead,
         kdf=plan.kdf,
         signature=plan.signature,
+        manager_credential=manager,
+        group_encryption=plan.group_encryption,
+        key_agreement=plan.key_agreement,
+        sign_protected=plan.sign_protected,
     )
 
 
@@ -211,7 +259,8 @@ def _identity(directory: Path, plan: GroupPlan, device: DevicePlan) -> DeviceIde
     if device.existing:
         identity = load_identity(directory / device.name / IDENTITY_FILE)
     else:
-        identity = device.identity or generate_identity(device.name, plan.signature)
+        claims = plan.profile.rules.binds_credentials
+        identity = device.identity or generate_identity(device.name, plan.signature, claims=claims)
     if identity.signature != plan.signature:
         raise MisuseError(
             f"{device.name} has a key for {identity.signature.name}, the group uses {plan.signature.name}; "
@@ -234,28 +283,24 @@ def _public_key(credential: Credential, algorithm: SignatureAlgorithm) -> bytes:
     return credential.public_key(algorithm).data
 
 
-def _endpoint_ids(
-    plan: GroupPlan, identities: Sequence[DeviceIdentity | None], gid: bytes, secret: Secret
-) -> list[bytes | None]:
+def _endpoint_ids(common: CommonContext, identities: Sequence[DeviceIdentity | None]) -> list[bytes | None]:
     """Endpoint IDs as short as they can be, all of one length, for those who have an identity."""
     count = sum(identity is not None for identity in identities)
     length = 1 if count <= 0x100 else 2 if count <= 0x10000 else 3
-    common = CommonContext(
-        profile=plan.profile,
-        aead=plan.aead,
-        kdf=plan.kdf,
-        signature=plan.signature,
-        master_secret=secret,
-        gid=gid,
-    )
     common.check_id(bytes(length))
     numbers = iter(range(count))
     return [None if identity is None else next(numbers).to_bytes(length, "big") for identity in identities]
 
 
-def _write(directory: Path, plan: GroupPlan, made: Sequence[_Device], undo: ExitStack) -> None:
+def _write(
+    directory: Path, plan: GroupPlan, made: Sequence[_Device], manager: DeviceIdentity | None, undo: ExitStack
+) -> None:
     """Everything that could fail happens before the first new directory gets its name."""
     _make_directory(directory, undo)
+    if manager is not None:
+        path = directory / f"{plan.name}{MANAGER_SUFFIX}"
+        save_identity(path, manager)
+        undo.callback(path.unlink, missing_ok=True)
     staging = directory / f"{_STAGING}{os.urandom(6).hex()}"
     os.mkdir(staging)
     undo.callback(shutil.rmtree, staging, ignore_errors=True)

@@ -19,7 +19,7 @@ from ..secret import Secret
 from .atomic import describe, remove_left_behind
 from .group import EVICTED_SUFFIX, GROUP_SUFFIX, read_group, save_group
 from .provisioned import STATE_FILE, group_paths, state_keys
-from .provisioning import MASTER_SECRET_LENGTH, PREFIX_LENGTH
+from .provisioning import MASTER_SECRET_LENGTH, PREFIX_LENGTH, new_master_salt
 from .state import EndpointState
 
 
@@ -187,10 +187,11 @@ def _plan(directory: Path, files: Sequence[_File], evict: Collection[str]) -> tu
     departed = newest.current.departed | {member.endpoint_id for member in leaving}
     gid = _next_gid(newest.current.gid)
     secret = Secret(os.urandom(MASTER_SECRET_LENGTH))
+    salt = new_master_salt(newest.profile)
 
     def renewed(file: _File) -> _File:
         own = file.configuration.current
-        epoch = Epoch(gid, secret, own.own_id, own.private_key, members, departed)
+        epoch = Epoch(gid, secret, own.own_id, own.private_key, members, departed, salt, own.credential)
         return replace(file, renewed=replace(newest, roles=file.configuration.roles, epochs=(epoch,)))
 
     left = {file.device for file in files} - {file.device for file in staying}
