@@ -9,17 +9,17 @@ import random
 import selectors
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 from itertools import count
 from typing import Any
 from unittest.mock import patch
 
 from groupcoap.core.contexts import DEFAULT_SYNCHRONIZATION
-from groupcoap.core.multicast_oscore_04 import MULTICAST_OSCORE_04
 from groupcoap.core.policy import GroupPolicy, Verification
+from groupcoap.core.profile import Mode
 from groupcoap.core.synchronization import SynchronizationPolicy
-from groupcoap.cose.credentials import Credential, CredentialKind
+from groupcoap.cose.credentials import Credential
 from groupcoap.endpoint import endpoint as endpoint_module
 from groupcoap.endpoint import sparing
 from groupcoap.endpoint.endpoint import Endpoint
@@ -38,7 +38,20 @@ from groupcoap.membership import (
     Role,
 )
 
-from .group import ADDRESS, IDS, LAMP, NAME, OTHER_LAMP, STRANGER, SWITCH, gid, master_secret, private_key
+from .group import (
+    ADDRESS,
+    IDS,
+    LAMP,
+    MULTICAST,
+    NAME,
+    OTHER_LAMP,
+    STRANGER,
+    SWITCH,
+    Group,
+    gid,
+    master_secret,
+    private_key,
+)
 
 OWN_ADDRESS: SocketAddress = ("192.0.2.1", COAP_PORT)
 GROUP_ADDRESS: SocketAddress = (str(ADDRESS), COAP_PORT)
@@ -140,8 +153,9 @@ class Source:
     """The group as an endpoint that is lamp and switch at once knows it. The stranger's credential has to be looked
     up."""
 
-    def __init__(self, policy: SynchronizationPolicy) -> None:
-        self.configuration = configuration(policy)
+    def __init__(self, policy: SynchronizationPolicy, group: Group) -> None:
+        self.group = group
+        self.configuration = configuration(policy, group=group)
         self._receive: Callable[[MembershipEvent], None] = lambda event: None
 
     def groups(self) -> Sequence[GroupConfiguration]:
@@ -155,7 +169,7 @@ class Source:
         """Renewals are told at once: there is never anything to be found."""
 
     async def credential(self, group: str, gid: bytes, endpoint_id: bytes) -> Credential | None:
-        return _member(STRANGER).credential if endpoint_id == STRANGER else None
+        return self.group.credential(STRANGER) if endpoint_id == STRANGER else None
 
     @property
     def epoch(self) -> int:
@@ -164,33 +178,38 @@ class Source:
 
     def renew(self) -> None:
         """The next epoch, which the other lamp is no longer a member of."""
-        epochs = (*self.configuration.epochs, _epoch(self.epoch + 1, frozenset({OTHER_LAMP})))
+        epochs = (*self.configuration.epochs, _epoch(self.group, self.epoch + 1, frozenset({OTHER_LAMP})))
         self.configuration = replace(self.configuration, epochs=epochs)
         self._receive(EpochInstalled(self.configuration))
 
 
 @cache
-def _member(kid: bytes) -> Member:
-    credential = Credential(CredentialKind.RAW_KEY, private_key(kid).public_key.data)
-    return Member(kid, f"member-{kid.hex()}", frozenset({_ROLES[kid]}), credential)
+def _member(group: Group, kid: bytes) -> Member:
+    return Member(kid, f"member-{kid.hex()}", frozenset({_ROLES[kid]}), group.credential(kid))
 
 
 @cache
-def _epoch(number: int, departed: frozenset[bytes] = frozenset()) -> Epoch:
-    members = tuple(_member(kid) for kid in IDS if kid not in departed | {STRANGER})
-    return Epoch(gid(number), master_secret(number), LAMP, private_key(LAMP), members, departed)
+def _epoch(group: Group, number: int, departed: frozenset[bytes] = frozenset()) -> Epoch:
+    members = tuple(_member(group, kid) for kid in IDS if kid not in departed | {STRANGER})
+    own = group.credential(LAMP)
+    return Epoch(
+        gid(number), master_secret(number), LAMP, private_key(LAMP), members, departed, group.master_salt, own
+    )
 
 
 @cache
-def configuration(policy: SynchronizationPolicy = DEFAULT_SYNCHRONIZATION, epochs: int = 1) -> GroupConfiguration:
+def configuration(
+    policy: SynchronizationPolicy = DEFAULT_SYNCHRONIZATION, epochs: int = 1, group: Group = MULTICAST
+) -> GroupConfiguration:
     """The group as an endpoint that is lamp and switch at once knows it, after so many epochs."""
+    given = {field.name: getattr(group.parameters, field.name) for field in fields(group.parameters)}
     return GroupConfiguration(
-        NAME,
-        MULTICAST_OSCORE_04,
-        (GroupAddress(ADDRESS),),
-        _BOTH,
-        tuple(_epoch(number) for number in range(epochs)),
-        GroupPolicy(synchronization=policy, grace=10.0, max_unfragmented_size=512),
+        name=NAME,
+        addresses=(GroupAddress(ADDRESS),),
+        roles=_BOTH,
+        epochs=tuple(_epoch(group, number) for number in range(epochs)),
+        policy=GroupPolicy(synchronization=policy, grace=10.0, max_unfragmented_size=512),
+        **given,
     )
 
 
@@ -206,11 +225,15 @@ class Device:
         self.source = source
 
     @property
+    def delivered(self) -> int:
+        """How many datagrams were delivered."""
+        return self.endpoint.counters.delivered_requests + self.endpoint.counters.delivered_responses
+
+    @property
     def outcomes(self) -> int:
         """How many datagrams were delivered, challenged or refused."""
         counters = self.endpoint.counters
-        delivered = counters.delivered_requests + counters.delivered_responses
-        return delivered + counters.challenges_sent + sum(counters.rejected.values())
+        return self.delivered + counters.challenges_sent + sum(counters.rejected.values())
 
 
 @asynccontextmanager
@@ -218,19 +241,21 @@ async def opened(
     policy: SynchronizationPolicy,
     verification: Verification = Verification.ALWAYS,
     *,
+    group: Group = MULTICAST,
+    response_mode: Mode | None = None,
     plain: bool = False,
     limits: Limits = DEFAULT_LIMITS,
 ) -> AsyncIterator[Device]:
     """An endpoint that is lamp and switch at once. Afterwards it is closed, and nothing of it is left."""
     random.seed(0)  # aiocoap's Message IDs, tokens and retransmission times
     entropy = count(1)
-    source = Source(policy)
+    source = Source(policy, group)
     with patch.multiple(endpoint_module, Network=RecordingNetwork, REJOIN_INTERVAL=300.0):
         endpoint = Endpoint(
             source,
             MemoryState(),
             NetworkOptions(),
-            policy=ListenerPolicy(verification=verification),
+            policy=ListenerPolicy(verification=verification, response_mode=response_mode),
             plain=plain,
             limits=limits,
             leisure=0.0,

@@ -1,8 +1,15 @@
-"""What holds for every test: Hypothesis without a clock and without chance."""
+"""What holds for every test: Hypothesis without a clock and without chance. And both wire profiles, for the tests of
+the core that hold for both."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import HealthCheck, Phase, settings
+
+from groupcoap.core.profile import Profile
+from support import PROFILES, groups_of
 
 settings.register_profile(
     "groupcoap", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
@@ -16,3 +23,10 @@ settings.register_profile(
     database=None,
 )
 settings.load_profile("groupcoap")
+
+
+@pytest.fixture(params=PROFILES, ids=lambda profile: profile.name, scope="module")
+def profile(request: pytest.FixtureRequest) -> Iterator[Profile]:
+    """What uses this runs once for each profile, and groups that are made without naming one are of it."""
+    with groups_of(request.param) as profile:
+        yield profile

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
-from hashlib import sha256
+from hashlib import sha256, sha384
 from ipaddress import ip_address
 from itertools import count
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import strategies as st
@@ -17,7 +18,9 @@ from groupcoap.core import coap
 from groupcoap.core.coap import Message, Options
 from groupcoap.core.contexts import CommonContext, SecurityContext, SenderContext
 from groupcoap.core.exchange import IncomingExchange, OutgoingExchange
+from groupcoap.core.group_oscore import GROUP_OSCORE
 from groupcoap.core.multicast_oscore_04 import MULTICAST_OSCORE_04
+from groupcoap.core.profile import Profile
 from groupcoap.core.registry import Registry
 from groupcoap.core.requests import (
     AuthenticRequest,
@@ -35,7 +38,8 @@ from groupcoap.core.requests import (
 from groupcoap.core.responses import DeliveredResponse, decrypt_response, protect_response
 from groupcoap.core.sequence import SequenceNumbers
 from groupcoap.core.synchronization import Entropy, Method, SynchronizationPolicy
-from groupcoap.cose.algorithms import Kdf, aead_algorithm
+from groupcoap.cose.algorithms import Kdf, aead_algorithm, encryption_algorithm, key_agreement_for
+from groupcoap.cose.credentials import claims_set
 from groupcoap.cose.keys import PrivateKey, signature_algorithm
 from groupcoap.errors import Reason, Rejected
 from groupcoap.secret import Secret
@@ -53,11 +57,36 @@ LISTENER = b"\x52"
 OTHER_LISTENER = b"\x53"
 IDS = (MULTICASTER, LISTENER, OTHER_LISTENER)
 
-EDDSA, ES256 = -8, -7
+EDDSA, ES256, ES384 = -8, -7, -35
+A128CTR, CHACHA20 = -65534, 24
+
+PROFILES: tuple[Profile, ...] = (MULTICAST_OSCORE_04, GROUP_OSCORE)
+of_the_draft = pytest.mark.parametrize("profile", [MULTICAST_OSCORE_04], ids=["draft"], indirect=True)
+of_group_oscore = pytest.mark.parametrize("profile", [GROUP_OSCORE], ids=["group-oscore"], indirect=True)
+"""What holds for one of them, where the fixture `profile` would give both."""
+
+_DEFAULT_PROFILE: ContextVar[Profile] = ContextVar("profile", default=MULTICAST_OSCORE_04)
+
+MASTER_SALT = bytes.fromhex("9e7ca92223786340")
+MANAGER = claims_set(
+    signature_algorithm(EDDSA).private_key(Secret(sha256(b"key of the Group Manager").digest())).public_key,
+    signature_algorithm(EDDSA),
+    "group manager",
+).authenticated
 
 BEST_EFFORT = SynchronizationPolicy(Method.BEST_EFFORT)
 BASELINE = SynchronizationPolicy(Method.BASELINE)
 CHALLENGE = SynchronizationPolicy(Method.CHALLENGE_RESPONSE)
+
+
+@contextmanager
+def groups_of(profile: Profile) -> Iterator[Profile]:
+    """What is inside makes its groups for this profile, where it names none."""
+    token = _DEFAULT_PROFILE.set(profile)
+    try:
+        yield profile
+    finally:
+        _DEFAULT_PROFILE.reset(token)
 
 
 @contextmanager
@@ -84,7 +113,15 @@ def counting_entropy() -> Entropy:
 
 def private_key(endpoint_id: bytes, signature: int = EDDSA) -> PrivateKey:
     """The signing key that this Endpoint ID has in every test."""
-    return signature_algorithm(signature).private_key(Secret(sha256(b"key of " + endpoint_id).digest()))
+    algorithm = signature_algorithm(signature)
+    seed = sha384(b"key of " + endpoint_id) if algorithm.key_length > 32 else sha256(b"key of " + endpoint_id)
+    return algorithm.private_key(Secret(seed.digest()))
+
+
+def credential_of(endpoint_id: bytes, signature: int = EDDSA) -> bytes:
+    """The CCS that this Endpoint ID has in every test, as it enters the AAD."""
+    algorithm = signature_algorithm(signature)
+    return claims_set(private_key(endpoint_id, signature).public_key, algorithm, endpoint_id.hex()).authenticated
 
 
 def common_context(
@@ -94,15 +131,33 @@ def common_context(
     aead: int = 10,
     kdf: Kdf = Kdf.HKDF_SHA_256,
     signature: int = EDDSA,
+    profile: Profile | None = None,
+    group_encryption: int | None = None,
+    pairwise: bool = True,
+    manager: bytes = MANAGER,
+    sign_protected: bool = True,
 ) -> CommonContext:
-    """A Common Context; unless told otherwise every Gid has a Master Secret of its own."""
+    """A Common Context; unless told otherwise every Gid has a Master Secret of its own. Where the profile has a
+    pairwise mode, this group has it unless it may not (`pairwise`, or a KDF without key agreement), and its
+    encryption in group mode is `group_encryption`, the AEAD algorithm if that is None."""
+    profile = profile or _DEFAULT_PROFILE.get()
+    common: dict[str, Any] = {
+        "profile": profile,
+        "aead": aead_algorithm(aead),
+        "kdf": kdf,
+        "signature": signature_algorithm(signature),
+        "master_secret": Secret(master_secret or sha256(b"secret of " + gid).digest()),
+        "gid": gid,
+    }
+    if not profile.rules.binds_credentials:
+        return CommonContext(**common)
     return CommonContext(
-        profile=MULTICAST_OSCORE_04,
-        aead=aead_algorithm(aead),
-        kdf=kdf,
-        signature=signature_algorithm(signature),
-        master_secret=Secret(master_secret or sha256(b"secret of " + gid).digest()),
-        gid=gid,
+        **common,
+        group_encryption=encryption_algorithm(aead if group_encryption is None else group_encryption),
+        key_agreement=key_agreement_for(kdf) if pairwise else None,
+        master_salt=MASTER_SALT,
+        manager_credential=manager,
+        sign_protected=sign_protected,
     )
 
 
@@ -114,15 +169,22 @@ def security_context(
     first: int = 0,
     group: str = GROUP,
     intact: bool = True,
+    established: float | None = None,
 ) -> SecurityContext:
-    """A Security Context that knows the keys of all `ids`; a pure listener's if `own_id` is None."""
+    """A Security Context that knows the credentials of all `ids`; a pure listener's if `own_id` is None."""
     common = common or common_context()
     number = common.signature.number
+    binds = common.profile.rules.binds_credentials
     sender = None
     if own_id is not None:
-        sender = SenderContext(common, own_id, private_key(own_id, number), SequenceNumbers(first))
-    keys = {kid: private_key(kid, number).public_key for kid in ids if kid != own_id}
-    return SecurityContext(group, common, sender, keys, intact=intact)
+        credential = credential_of(own_id, number) if binds else None
+        sender = SenderContext(common, own_id, private_key(own_id, number), SequenceNumbers(first), credential)
+    others = [kid for kid in ids if kid != own_id]
+    keys = {kid: private_key(kid, number).public_key for kid in others}
+    credentials = {kid: credential_of(kid, number) for kid in others} if binds else {}
+    return SecurityContext(
+        group, common, sender, keys, credentials=credentials, intact=intact, established=established
+    )
 
 
 @dataclass(frozen=True)
@@ -166,7 +228,21 @@ def renew(*nodes: Node, gid: bytes = NEXT_GID) -> None:
     """Install a new Gid with a new Master Secret at these nodes."""
     for node in nodes:
         own_id = node.context.sender.sender_id if node.context.sender else None
-        install(node, security_context(own_id, common_context(gid=gid)))
+        install(node, security_context(own_id, under_gid(node.context.common, gid)))
+
+
+def under_gid(common: CommonContext, gid: bytes) -> CommonContext:
+    """What a renewal makes of this one: all algorithms stay."""
+    return common_context(
+        gid=gid,
+        aead=10 if common.aead is None else common.aead.number,
+        kdf=common.kdf,
+        signature=common.signature.number,
+        profile=common.profile,
+        group_encryption=common.encryption.number,
+        pairwise=common.pairwise,
+        sign_protected=common.sign_protected,
+    )
 
 
 def request(
@@ -190,9 +266,10 @@ def over_the_wire(message: Message) -> Message:
     return coap.decode(coap.encode(message))
 
 
-def protect(node: Node, message: Message | None = None) -> ProtectedRequest:
-    """A protected request as it arrives at the listeners, with its exchange."""
-    protected = protect_request(node.context, node.sender, message or request())
+def protect(node: Node, message: Message | None = None, *, to: bytes | None = None) -> ProtectedRequest:
+    """A protected request as it arrives at the listeners, with its exchange; in pairwise mode for `to` alone."""
+    recipient = None if to is None else node.context.recipient(to)
+    protected = protect_request(node.context, node.sender, message or request(), to=recipient)
     return ProtectedRequest(over_the_wire(protected.message), protected.exchange)
 
 
@@ -264,18 +341,22 @@ def answer(
     *,
     fresh: bool = False,
     include_gid: bool = False,
+    pairwise: bool = False,
     trace: Callable[[Trace], None] | None = None,
 ) -> Message:
-    """A protected response of this node, as it arrives at the multicaster."""
+    """A protected response of this node, as it arrives at the multicaster; with `pairwise` for it alone."""
+    to = (node.context, node.context.recipient(exchange.kid)) if pairwise else None
     protected = protect_response(
-        node.sender, exchange, message or response(), fresh=fresh, include_gid=include_gid, trace=trace
+        node.sender, exchange, message or response(), to=to, fresh=fresh, include_gid=include_gid, trace=trace
     )
     return over_the_wire(protected)
 
 
 def answer_challenge(node: Node, original: Message, outcome: ChallengedRequest) -> Message:
-    """The protected 4.03 with the Repeat value."""
-    return answer(node, outcome.exchange, challenge_message(original, outcome.repeat))
+    """The protected 4.03 with the Repeat value, or 4.01 with Echo, in the mode of the request."""
+    code = node.context.common.profile.rules.challenge_code
+    message = challenge_message(original, outcome.repeat, code)
+    return answer(node, outcome.exchange, message, pairwise=outcome.exchange.pairwise)
 
 
 def collect(node: Node, exchange: OutgoingExchange, message: Message) -> DeliveredResponse:

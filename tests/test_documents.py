@@ -63,6 +63,11 @@ def test_the_commands_that_are_named_exist(path: Path) -> None:
         assert name in COMMANDS
 
 
+@every_document
+def test_no_figure_is_left_to_be_filled_in(path: Path) -> None:
+    assert "TODO" not in text_of(path)
+
+
 def test_every_decision_is_listed() -> None:
     directory = ROOT / "docs" / "decisions"
     listed = re.findall(r"\]\((0[^)]+)\)", text_of(directory / "README.md"))

@@ -113,6 +113,21 @@ def test_a_captured_datagram_is_explained(home: Path, port: int) -> None:
     assert "payload: 60" in decoded.stdout
 
 
+def test_a_switch_of_another_make(tmp_path: Path, port: int) -> None:
+    command = ("-m", "groupcoap", "provision", str(tmp_path / "home"), "--profile", "group-oscore")
+    devices = ("--address", f"224.0.1.187:{port}", "--switches", "1", "--lamps", "1")
+    subprocess.run((sys.executable, *command, *devices), check=True, capture_output=True, timeout=TIMEOUT)
+    listening = ("listen", tmp_path / "home" / "lamp-1", "--interface", "lo", "--bind", "127.0.0.2", "--verbose")
+    with running("-m", "groupcoap", *listening) as lamp:
+        lamp.line()
+        for level in (60, 70):  # as two processes, which must not use a number twice
+            switch = (EXAMPLES / "aiocoap_switch.py", tmp_path / "home" / "switch-1")
+            arguments = (*switch, "01", f"127.0.0.2:{port}", str(level))
+            asked = subprocess.run((sys.executable, *arguments), capture_output=True, text=True, timeout=TIMEOUT)
+            assert (asked.stdout, asked.stderr) == (f"2.04 Changed, on {level}%\n", "")
+            assert re.fullmatch(rf'PUT /light "{level}" from switch-1 \(00\): number \d+, .*', lamp.line())
+
+
 @pytest.mark.parametrize("name", ["own_lamp.py", "own_switch.py"])
 def test_the_tutorial_shows_these_very_programs(name: str) -> None:
     tutorial = (ROOT / "docs" / "tutorial.md").read_text("utf-8")

@@ -6,10 +6,14 @@ from typing import Any
 
 import pytest
 
+from groupcoap.core.group_oscore import GROUP_OSCORE
 from groupcoap.core.multicast_oscore_04 import MULTICAST_OSCORE_04
-from groupcoap.cose.credentials import Credential, CredentialKind
+from groupcoap.core.policy import GroupPolicy, Verification
+from groupcoap.cose.algorithms import encryption_algorithm, key_agreement
+from groupcoap.cose.credentials import Credential, CredentialKind, claims_set
+from groupcoap.cose.keys import signature_algorithm
 from groupcoap.errors import MisuseError
-from groupcoap.membership import Epoch, GroupAddress, GroupConfiguration, Member, Role
+from groupcoap.membership import Epoch, GroupAddress, GroupConfiguration, Member, Role, SecurityParameters
 from groupcoap.secret import Secret
 from support import ADDRESS, GID, MULTICASTER, NEXT_GID, private_key
 
@@ -87,6 +91,45 @@ def test_an_endpoint_id_and_a_private_key_come_together(missing: str) -> None:
 def test_a_group_that_makes_no_sense_is_refused(values: dict[str, Any]) -> None:
     with pytest.raises(MisuseError):
         replace(GROUP, **values)
+
+
+CCS = claims_set(private_key(MULTICASTER).public_key, signature_algorithm(-8), "manager")
+
+
+@pytest.mark.parametrize("verification", [Verification.SKIP, Verification.DEFER])
+def test_where_the_signature_comes_first_no_policy_leaves_it_out(verification: Verification) -> None:
+    policy = GroupPolicy(verification=verification)
+    assert replace(GROUP, policy=policy).policy is policy
+    with pytest.raises(MisuseError, match="always verified"):
+        replace(GROUP, profile=GROUP_OSCORE, manager_credential=CCS, policy=policy)
+
+
+def test_the_parameters_of_a_group_make_its_common_contexts() -> None:
+    group = replace(
+        GROUP,
+        profile=GROUP_OSCORE,
+        manager_credential=CCS,
+        group_encryption=encryption_algorithm(-65534),
+        key_agreement=key_agreement(-27),
+        sign_protected=False,
+    )
+    common = group.common_context(replace(EPOCH, master_salt=b"salt"))
+    assert (common.profile, common.gid, common.master_salt) == (GROUP_OSCORE, GID, b"salt")
+    assert (common.encryption.number, common.pairwise, common.sign_protected) == (-65534, True, False)
+    assert common.manager_credential == CCS.authenticated
+    assert GROUP.common_context(EPOCH).manager_credential == b""
+    assert group.parameters.encryption.number == -65534
+    assert GROUP.parameters.encryption is GROUP.aead
+    with pytest.raises(MisuseError, match="encryption algorithm"):
+        _ = SecurityParameters(GROUP_OSCORE, aead=None).encryption
+
+
+def test_a_credential_enters_the_aad_only_where_the_profile_binds_it() -> None:
+    raw = MEMBER.credential
+    assert SecurityParameters(MULTICAST_OSCORE_04).authenticated(raw) is None
+    assert SecurityParameters(GROUP_OSCORE).authenticated(CCS) == CCS.data
+    with pytest.raises(MisuseError, match="not raw"):
+        SecurityParameters(GROUP_OSCORE).authenticated(raw)
 
 
 def test_a_pure_listener_has_no_id() -> None:

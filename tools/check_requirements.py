@@ -18,7 +18,13 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-DOCUMENTS = {"multicast-oscore-04.md": "D", "oscore-06.md": "O", "our-reading.md": "R"}
+DOCUMENTS = {
+    "multicast-oscore-04.md": "D",
+    "oscore-06.md": "O",
+    "our-reading.md": "R",
+    "group-oscore-28.md": "G",
+    "rfc8613.md": "S",
+}
 """File name → first letter of the ids in it."""
 
 HEADER = "| id | words | requirement | state | code | shown by |"

@@ -2,6 +2,7 @@
 
     python tools/mutation.py                 all modules (hours); with names, those only
     python tools/mutation.py --again window  only what survived the last time
+    python tools/mutation.py --sample 50 …   so many of a module's mutants, drawn by lot, the same each time
     python tools/mutation.py --report        what the last runs found, without running anything
 
 Mutants are made in a copy of the tree, never in the tree itself; results are kept under `build/mutation/`. A
@@ -23,6 +24,7 @@ from collections import Counter
 from collections.abc import Iterator
 from difflib import unified_diff
 from pathlib import Path
+from random import Random
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
@@ -44,10 +46,12 @@ from cosmic_ray.work_db import WorkDB, use_db
 from cosmic_ray.work_item import MutationSpec, WorkerOutcome, WorkItem, WorkResult
 
 from groupcoap.core.policy import Verification
+from groupcoap.core.profile import Mode
 from groupcoap.core.reassembly import Progress
 from groupcoap.core.requests import SignatureState
 from groupcoap.core.synchronization import Freshness, Method
 from groupcoap.cose.algorithms import Kdf
+from groupcoap.cose.credentials import CredentialKind
 from groupcoap.errors import Limit, Reason
 
 WORK = ROOT / "build" / "mutation"
@@ -89,7 +93,19 @@ class RemoveStatement(Operator):  # type: ignore[misc]
 
 
 ENUMS = {
-    enum.__name__: enum for enum in (Freshness, Kdf, Limit, Method, Progress, Reason, SignatureState, Verification)
+    enum.__name__: enum
+    for enum in (
+        CredentialKind,
+        Freshness,
+        Kdf,
+        Limit,
+        Method,
+        Mode,
+        Progress,
+        Reason,
+        SignatureState,
+        Verification,
+    )
 }
 
 
@@ -137,7 +153,8 @@ def enter(tree: Path) -> None:
 
 
 def is_never_run(ast: Any, start: tuple[int, int]) -> bool:
-    """Whether what stands here is a type annotation, for type checkers only, or the bare star of a signature."""
+    """Whether what stands here is a type annotation, something else that is for type checkers only, or the bare
+    star of a signature."""
     node = ast.get_leaf_for_position(start, include_prefixes=True)
     if node.value == "*" and node.parent.type in ("parameters", "param"):
         return True
@@ -146,6 +163,9 @@ def is_never_run(ast: Any, start: tuple[int, int]) -> bool:
         if parent.type in ("tfpdef", "annassign") and before is not None and before.value == ":":
             return True
         if parent.type == "funcdef" and before is not None and before.value == "->":
+            return True
+        bases = parent.get_super_arglist() if parent.type == "classdef" else None
+        if bases is not None and bases.get_code().strip() == "Protocol":
             return True
         if parent.type == "if_stmt" and parent.children[1].get_code().strip() == "TYPE_CHECKING":
             return True
@@ -186,8 +206,25 @@ def test(module: Path, timeout: float) -> str:
     return "timeout" if not ended else "killed" if status else "survived"
 
 
-def run(module: Path, again: bool) -> None:
-    """Run all mutants of this module, or only those that survived the last time, if it has not changed since."""
+def draw(database: WorkDB, sample: int) -> None:
+    """Leave out all mutants but so many."""
+    done = {job for job, _ in database.results}
+    items = sorted(
+        (item for item in database.work_items if item.job_id not in done),
+        key=lambda item: (
+            item.mutations[0].start_pos,
+            item.mutations[0].operator_name,
+            item.mutations[0].occurrence,
+        ),
+    )
+    drawn = set(Random(1).sample(range(len(items)), min(sample, len(items))))  # noqa: S311 — the same each time
+    left_out = [item.job_id for place, item in enumerate(items) if place not in drawn]
+    database.set_multiple_results(left_out, WorkResult(WorkerOutcome.SKIPPED, "not drawn"))
+
+
+def run(module: Path, again: bool, sample: int | None) -> None:
+    """Run all mutants of this module, or a sample of them, or only those that survived the last time, if it has not
+    changed since."""
     begun = time.monotonic()
     sys.dont_write_bytecode = False
     if test(module, 600.0) != "survived":
@@ -203,6 +240,8 @@ def run(module: Path, again: bool) -> None:
         if not again:
             begin(database, module)
             shutil.copy(module, source)
+            if sample is not None:
+                draw(database, sample)
         done = {job for job, result in database.results if result.output != "survived"}
         for item in database.work_items:
             if item.job_id not in done:
@@ -270,9 +309,12 @@ def report(module: Path, known: set[Mutant]) -> bool:
     explained = [mutant for mutant in survivors if mutant in known]
     unknown = sorted(set(survivors) - known)
     needless = sorted({mutant for mutant in known if mutant.module == name} - set(survivors))
+    if counts["not drawn"]:
+        needless = []
     print(
         f"{name}: {killed} of {total} killed ({killed / max(total, 1):.1%}), {counts['timeout']} of them by time; "
         f"{len(explained)} of {len(survivors)} survivors explained; {counts['never run']} never run"
+        + (f"; {counts['not drawn']} not drawn" if counts["not drawn"] else "")
     )
     for title, mutants in (("not explained", unknown), ("explained, but does not survive", needless)):
         for mutant in mutants:
@@ -285,6 +327,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", help="modules, such as window; all if there is none")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--again", action="store_true", help="run only those mutants that survived the last time")
+    mode.add_argument("--sample", type=int, metavar="NUMBER", help="run so many mutants of each module, by lot")
     mode.add_argument("--report", action="store_true", help="run nothing")
     arguments = parser.parse_args()
     known = explanations()
@@ -294,7 +337,7 @@ def main() -> int:
             enter(Path(tree))
         for module in chosen_modules(arguments.names):
             if not arguments.report:
-                run(module, arguments.again)
+                run(module, arguments.again, arguments.sample)
             fine &= report(module, known)
     return 0 if fine else 1
 

@@ -29,12 +29,13 @@ TARGETS: Final = {
     target.name: target
     for target in (
         Target("datagram", 250, 160),
-        Target("option", 250, 128),
+        Target("option", 250, 129),
         Target("splitting", 150, 160),
         Target("messages", 50, 160),
         Target("blocks", 40, 96),
-        Target("requests", 25, 256),
+        Target("requests", 25, 257),
         Target("responses", 20, 256),
+        Target("checker", 15, 256),
         Target("insider", 6, 256),
         Target("endpoint", 8, 384),
         Target("identity_file", 8, 256),

@@ -21,14 +21,16 @@ from ..choices import Choices
 from ..device import configuration
 from ..group import (
     ADDRESS,
+    GROUPS,
+    LAMP,
     SPEAKERS,
     SWITCH,
+    Group,
     choose_number,
+    choose_peer,
     choose_plaintext,
     damaged,
     gid,
-    request,
-    response,
 )
 
 _NAME = Path("capture")
@@ -40,15 +42,15 @@ _LINK_HEADERS = {
     0: b"\x02\x00\x00\x00",
 }
 _HOSTS = (bytes((192, 0, 2, 1)), bytes((192, 0, 2, 9)), ADDRESS.packed)
-_ASKED = coap.encode(request(SWITCH, 5, coap.BYTE[coap.GET], token=b"\x05"))
 
 
 def check(data: bytes) -> None:
     """`FileFault` from where the file is damaged, and nothing else; whatever has come by then can be shown, line by
     line, as JSON and explained. Without keys nothing is called verified."""
     choices = Choices(data)
-    view = _view() if choices.flag() else None
-    content = choices.rest() if choices.below(8) == 7 else _choose_capture(choices)
+    group = choices.one_of(GROUPS)
+    view = _view(group) if choices.flag() else None
+    content = choices.rest() if choices.below(8) == 7 else _choose_capture(choices, group)
     try:
         capture = Capture(BytesIO(content), _NAME, view)
     except FileFault:
@@ -70,18 +72,23 @@ def check(data: bytes) -> None:
 
 
 @cache
-def _view() -> Onlooker:
-    return onlooker([(Path("lamp-1"), configuration(epochs=2))])
+def _view(group: Group) -> Onlooker:
+    return onlooker([(Path("lamp-1"), configuration(epochs=2, group=group))])
+
+
+@cache
+def _asked(group: Group) -> bytes:
+    return coap.encode(group.request(SWITCH, 5, coap.BYTE[coap.GET], token=b"\x05"))
 
 
 # ---- files
 
 
-def _choose_capture(choices: Choices) -> bytes:
+def _choose_capture(choices: Choices, group: Group) -> bytes:
     """A capture of up to eight frames, sometimes cut short or with one byte changed."""
     link_type = choices.one_of(_LINK_TYPES)
     order = choices.one_of("<>")
-    frames = [_choose_frame(choices, link_type) for _ in range(choices.below(9))]
+    frames = [_choose_frame(choices, group, link_type) for _ in range(choices.below(9))]
     content = _pcap(frames, link_type, order) if choices.flag() else _pcapng(frames, link_type, order)
     how, at = choices.below(8), choices.number(2) % len(content)
     if how == 6:
@@ -118,13 +125,13 @@ def _pcapng(frames: list[bytes], link_type: int, order: str) -> bytes:
 # ---- frames
 
 
-def _choose_frame(choices: Choices, link_type: int) -> bytes:
+def _choose_frame(choices: Choices, group: Group, link_type: int) -> bytes:
     """A frame with a datagram in it; or any bytes behind a link header."""
     head = _LINK_HEADERS.get(link_type, b"")
     if choices.below(4) == 3:
         return head + choices.some()
     source, destination = choices.one_of(_HOSTS), choices.one_of(_HOSTS)
-    payload = _choose_datagram(choices)
+    payload = _choose_datagram(choices, group)
     ports = choices.one_of(((5683, 5683), (61616, 5683), (5683, 61616), (1, 2)))
     udp = struct.pack(">HHHH", *ports, len(payload) + 8, 0) + payload
     fragment = choices.number(2) if choices.below(4) == 3 else 0
@@ -143,21 +150,23 @@ def _choose_frame(choices: Choices, link_type: int) -> bytes:
     return head + struct.pack(">IHBB", 0x60000000, len(extension + udp), following, 64) + hosts + extension + udp
 
 
-def _choose_datagram(choices: Choices) -> bytes:
+def _choose_datagram(choices: Choices, group: Group) -> bytes:
     """Any bytes, a group request, or a response to the same request each time; some damaged."""
     what = choices.below(4)
     if what == 0:
         return choices.some()
     if what == 1:
-        return _ASKED
+        return _asked(group)
     kid, number, plaintext = choices.one_of(SPEAKERS), choose_number(choices), choose_plaintext(choices)
     token, epoch, forged = choices.one_of((b"\x05", b"")), choices.below(3), choices.below(8) == 7
     if what == 2:
-        message = request(kid, number, plaintext, epoch=epoch, forged=forged, token=token)
+        to = choose_peer(choices, group, (LAMP,))
+        message = group.request(kid, number, plaintext, to=to, epoch=epoch, forged=forged, token=token)
     else:
         ids = RequestIds(SWITCH, b"\x05", gid())
         own = None if choices.flag() else number
-        message = response(
-            kid, ids, own, plaintext, epoch=epoch, with_gid=choices.flag(), forged=forged, token=token
+        to, with_gid = choose_peer(choices, group, (LAMP, SWITCH)), choices.flag()
+        message = group.response(
+            kid, ids, own, plaintext, to=to, epoch=epoch, with_gid=with_gid, forged=forged, token=token
         )
     return coap.encode(damaged(message, choices) if choices.below(8) == 7 else message)

@@ -15,10 +15,9 @@ from aiocoap import resource
 
 from groupcoap.core import coap
 from groupcoap.core.coap import Message
-from groupcoap.core.multicast_oscore_04 import FLAG_COUNTERSIGN
 from groupcoap.core.option import decode_prefix
 from groupcoap.core.policy import Verification
-from groupcoap.core.profile import RequestIds
+from groupcoap.core.profile import Mode
 from groupcoap.core.sequence import MAXIMUM
 from groupcoap.core.synchronization import Method, SynchronizationPolicy
 from groupcoap.devices import Light
@@ -34,6 +33,7 @@ from ..choices import Choices
 from ..device import GROUP_ADDRESS, Device, opened, run, watched
 from ..group import (
     ADDRESS,
+    GROUPS,
     IDS,
     LAMP,
     NAME,
@@ -41,14 +41,14 @@ from ..group import (
     OTHER_LAMP,
     SPEAKERS,
     STRANGER,
+    SWITCH,
     choose_number,
     choose_options,
+    choose_peer,
     choose_plaintext,
     damaged,
     gid,
     object_security_of,
-    request,
-    response,
 )
 
 _POLICIES = (
@@ -63,8 +63,8 @@ _AT_MOST = 10
 _NARROW = Limits(
     **{name: 1.0 if "_rate" in name else 2 for name in NAMES if name != "receive_buffer"},  # type: ignore[arg-type]
 )
-_FORBIDDEN = coap.BYTE[coap.FORBIDDEN]
-_ERRORS = (coap.BAD_REQUEST, coap.UNAUTHORIZED, coap.SERVICE_UNAVAILABLE)
+_MODES = (None, Mode.GROUP, Mode.PAIRWISE)
+_ERRORS = (coap.BAD_REQUEST, coap.UNAUTHORIZED, coap.BAD_OPTION, coap.SERVICE_UNAVAILABLE)
 
 
 def check(data: bytes) -> None:
@@ -73,14 +73,19 @@ def check(data: bytes) -> None:
     authentic; by unicast only the errors and acknowledgements that the specification allows. Strangers leave
     nothing in memory, and members no more than the limits allow. Closing leaves no task and no timer."""
     choices = Choices(data)
+    group = choices.one_of(GROUPS)
+    response_mode = choices.one_of(_MODES) if group.pairwise else None
     policy, plain, narrow = choices.one_of(_POLICIES), choices.below(8) == 7, choices.flag()
     verification = Verification.SKIP if choices.below(4) == 3 else Verification.ALWAYS
 
     async def main() -> None:
         with watched() as errors:
             limits = _NARROW if narrow else DEFAULT_LIMITS
-            async with opened(policy, verification, plain=plain, limits=limits) as device:
-                scene = _Scene(device, choices, plain, verification is Verification.SKIP)
+            async with opened(
+                policy, verification, group=group, response_mode=response_mode, plain=plain, limits=limits
+            ) as device:
+                skips = verification is Verification.SKIP and not group.profile.rules.signature_first
+                scene = _Scene(device, choices, plain, skips)
                 for _ in range(_AT_MOST):
                     if not choices.left:
                         break
@@ -118,6 +123,8 @@ class _Scene:
 
     def __init__(self, device: Device, choices: Choices, plain: bool, skips: bool) -> None:
         self._device = device
+        self._group = device.source.group
+        self._rules = self._group.profile.rules
         self._choices = choices
         self._plain = plain
         self._skips = skips
@@ -126,6 +133,7 @@ class _Scene:
         proxy = _PROXY if choices.below(4) == 3 else None
         self._multicaster = Multicaster(device.endpoint, NAME, proxy=proxy)
         self._asked: list[Collection | Observation] = []
+        self._asked_at: set[SocketAddress] = set()
         self.pause = 0.0
 
         self._messages: list[Message] = []
@@ -188,10 +196,12 @@ class _Scene:
         plaintext = choose_plaintext(choices)
         if choices.below(4) == 3 and self._sent:
             kid, number, plaintext = self._echo(*self._sent[-1])
-        message = request(
+        to = choose_peer(choices, self._group, (LAMP, OTHER_LAMP))
+        message = self._group.request(
             kid,
             number,
             plaintext,
+            to=to,
             epoch=epoch,
             forged=forged,
             kind=coap.CON if choices.flag() else coap.NON,
@@ -199,9 +209,9 @@ class _Scene:
             token=choices.take(choices.below(3)),
             outer=self._outer(),
         )
-        self._note(message, forged)
+        self._note(message, forged, to)
         self._sent.append((kid, number, plaintext))
-        if not forged or self._skips:
+        if to in (None, LAMP) and (not forged or self._skips):
             self._requests.add((gid(epoch), kid, number))
         return message
 
@@ -219,18 +229,23 @@ class _Scene:
     def _outer(self) -> coap.Options:
         return tuple(o for o in choose_options(self._choices, 1) if o[0] != coap.OBJECT_SECURITY)
 
-    def _note(self, message: Message, forged: bool) -> None:
+    def _note(self, message: Message, forged: bool, to: bytes | None) -> None:
         self._messages.append(message)
         self._ciphertexts.add(message.payload)
-        if not forged:
+        if not forged and to in (None, LAMP):
             self._made.add(_protection(message))
 
     def _ask(self) -> None:
-        """The endpoint asks the group itself."""
+        """The endpoint asks the group itself, or one member alone."""
         message = aiocoap.Message(code=aiocoap.GET, uri_path=["light"])
-        ask = self._multicaster.observe if self._choices.flag() else self._multicaster.request
-        with suppress(MisuseError):  # too many wait for answers already
-            self._asked.append(ask(message, timeout=1.0))
+        with suppress(MisuseError):  # too many wait for answers already, or the other lamp has left
+            if self._group.pairwise and self._choices.flag():
+                mode, address = self._choices.one_of(_MODES), self._choices.one_of(_SOURCES)
+                self._asked.append(self._multicaster.ask(OTHER_LAMP, message, address, mode=mode, timeout=1.0))
+                self._asked_at.add(address)
+            else:
+                ask = self._multicaster.observe if self._choices.flag() else self._multicaster.request
+                self._asked.append(ask(message, timeout=1.0))
 
     def _respond(self) -> None:
         """A member answers."""
@@ -245,19 +260,20 @@ class _Scene:
         if not asked:
             return None
         to = choices.one_of(asked[::-1])
-        _, partial_iv, gid_of_request, rest = decode_prefix(object_security_of(to))
-        assert partial_iv is not None
-        assert gid_of_request is not None
         kid, number = choices.one_of(SPEAKERS), None if choices.flag() else choose_number(choices)
         plaintext = choose_plaintext(choices)
         if choices.below(4) == 3:  # a challenge
-            plaintext = coap.encode_options(((coap.REPEAT, choices.take(8).ljust(8, b"\0")),), _FORBIDDEN)
+            code = coap.BYTE[self._rules.challenge_code]
+            plaintext = coap.encode_options(((coap.REPEAT, choices.take(8).ljust(8, b"\0")),), code)
         epoch, forged = choices.below(self._device.source.epoch + 1), choices.below(8) == 7
-        message = response(
+        alone = choose_peer(choices, self._group, (LAMP, OTHER_LAMP))
+        message = self._group.response(
             kid,
-            RequestIds(rest[64:], partial_iv, gid_of_request),
+            self._group.ids_of(to),
             number,
             plaintext,
+            to=alone,
+            with_kid=not self._group.pairwise or choices.flag(),
             epoch=epoch,
             with_gid=choices.flag(),
             forged=forged,
@@ -266,8 +282,8 @@ class _Scene:
             token=to.token,
             outer=self._outer(),
         )
-        self._note(message, forged)
-        if not forged:
+        self._note(message, forged, alone)
+        if not forged and alone in (None, LAMP):
             self._responses.add((gid(epoch), kid, number))
         return message
 
@@ -364,9 +380,22 @@ class _Scene:
     def _awaits_credential(self, message: Message | None) -> bool:
         """Whether this is from somebody whose credential must be looked up, so that it is decided later. The
         signature may be wrong: nobody can know yet."""
-        if message is None or message.payload not in self._ciphertexts:
+        if message is None:
+            return False
+        if self._rules.binds_credentials:  # it is needed before anything can be decrypted
+            return self._kid_of(message) not in (None, LAMP, OTHER_LAMP, SWITCH)
+        if message.payload not in self._ciphertexts:
             return False
         return object_security_of(message).endswith((STRANGER, NOBODY))
+
+    def _kid_of(self, message: Message) -> bytes | None:
+        """In whose name this is, if it says so."""
+        profile, common = self._group.profile, self._group.common_context()
+        split = profile.split_request_option if coap.is_request(message.code) else profile.split_response_option
+        try:
+            return split(common, decode_prefix(object_security_of(message)))[0]
+        except Rejected:
+            return None
 
     def check_sent(self) -> None:
         """What has been sent since the last time may be sent."""
@@ -375,7 +404,7 @@ class _Scene:
             message = coap.decode(datagram)
             if message.option(coap.OBJECT_SECURITY) is not None:
                 asked = (GROUP_ADDRESS,) if self._multicaster.proxy is None else (_PROXY_ADDRESS,)
-                assert destination in asked or destination in self._authentic_from, message
+                assert destination in asked or destination in self._authentic_from | self._asked_at, message
             else:
                 assert any(self._is_allowed(message, cause) for cause in self._from[destination]), message
         self._checked = len(sent)
@@ -387,7 +416,7 @@ class _Scene:
         request_came = coap.is_request(cause.code) and sent.token == cause.token
         if sent.type == coap.NON:
             # What has no countersignature is RFC 8613's, if anybody's.
-            is_groups = (object_security_of(cause) or b"\0")[0] & FLAG_COUNTERSIGN
+            is_groups = self._group.profile.is_group_message(decode_prefix(object_security_of(cause)))
             return request_came and cause.type == coap.NON and not is_groups and sent.code == coap.UNAUTHORIZED
         if cause.type != coap.CON or sent.message_id != cause.message_id:
             return False

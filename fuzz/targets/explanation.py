@@ -18,15 +18,19 @@ from ..choices import Choices
 from ..device import configuration
 from ..group import (
     ADDRESS,
+    GROUPS,
+    LAMP,
+    MULTICAST,
+    OTHER_LAMP,
     SPEAKERS,
     SWITCH,
+    Group,
     choose_number,
     choose_options,
+    choose_peer,
     choose_plaintext,
     damaged,
     gid,
-    request,
-    response,
 )
 
 
@@ -34,9 +38,10 @@ def check(data: bytes) -> None:
     """Nothing is raised, with keys and without, and all of it can be shown. Nothing that is damaged or forged is
     called verified."""
     choices = Choices(data)
-    datagram, asked, good = _choose_datagram(choices)
+    group = choices.one_of(GROUPS)
+    datagram, asked, good = _choose_datagram(choices, group)
     destination = choices.one_of((None, ADDRESS.packed, bytes(4)))
-    for view in (None, _view()):
+    for view in (None, _view(group)):
         explanation = explain(
             datagram, view, destination=destination, destination_known=choices.flag(), request=asked
         )
@@ -48,7 +53,7 @@ def check(data: bytes) -> None:
         assert explanation.verdict.outcome is not Outcome.VERIFIED or (good and view is not None)
 
 
-def _choose_datagram(choices: Choices) -> tuple[bytes, bytes | None, bool]:
+def _choose_datagram(choices: Choices, group: Group) -> tuple[bytes, bytes | None, bool]:
     """(datagram, the request that it may answer, whether a member made the datagram)"""
     if choices.below(4) == 0:
         asked = choices.some() if choices.flag() else None
@@ -57,17 +62,20 @@ def _choose_datagram(choices: Choices) -> tuple[bytes, bytes | None, bool]:
     epoch, forged, kind = choices.below(2), choices.below(8) == 7, choices.below(4)
     outer = tuple(o for o in choose_options(choices, 1) if o[0] != coap.OBJECT_SECURITY)
     if choices.flag():
-        message = request(kid, number, plaintext, epoch=epoch, forged=forged, kind=kind, outer=outer)
+        to = choose_peer(choices, group, (LAMP, OTHER_LAMP))
+        message = group.request(kid, number, plaintext, to=to, epoch=epoch, forged=forged, kind=kind, outer=outer)
         asked = None
     else:
-        asked = coap.encode(request(SWITCH, 5, coap.BYTE[coap.GET], epoch=0))
+        asked = coap.encode(group.request(SWITCH, 5, coap.BYTE[coap.GET], epoch=0))
         ids = RequestIds(SWITCH, partial_iv_bytes(5), gid(0))
         own = None if choices.flag() else number
-        message = response(
+        message = group.response(
             kid,
             ids,
             own,
             plaintext,
+            to=choose_peer(choices, group, (LAMP, SWITCH)),
+            with_kid=group is MULTICAST or choices.flag(),
             epoch=epoch,
             with_gid=choices.flag(),
             forged=forged,
@@ -81,5 +89,5 @@ def _choose_datagram(choices: Choices) -> tuple[bytes, bytes | None, bool]:
 
 
 @cache
-def _view() -> Onlooker:
-    return onlooker([(Path("lamp-1"), configuration(epochs=2))])
+def _view(group: Group) -> Onlooker:
+    return onlooker([(Path("lamp-1"), configuration(epochs=2, group=group))])

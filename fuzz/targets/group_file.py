@@ -6,6 +6,7 @@ import json
 from functools import cache
 from typing import Any
 
+from groupcoap.cose.keys import DEFAULT_SIGNATURE
 from groupcoap.errors import FileFault
 from groupcoap.files.group import load_group, save_group
 from groupcoap.files.identity import IDENTITY_FILE, DeviceIdentity, save_identity
@@ -14,7 +15,7 @@ from groupcoap.membership import Role
 from ..choices import Choices
 from ..device import configuration
 from ..documents import choose_document, directory, written
-from ..group import LAMP, private_key
+from ..group import GROUPS, LAMP, Group, private_key
 
 _DIRECTORY = directory("group")
 
@@ -22,7 +23,8 @@ _DIRECTORY = directory("group")
 def check(data: bytes) -> None:
     """`FileFault`, or a group that is the same when it has been written and read again."""
     choices = Choices(data)
-    path = written(_DIRECTORY / "lights.group.json", choose_document(choices, _good()))
+    good = _good(choices.one_of(GROUPS))
+    path = written(_DIRECTORY / "lights.group.json", choose_document(choices, good))
     try:
         group = load_group(path)
     except FileFault:
@@ -35,12 +37,17 @@ def check(data: bytes) -> None:
 
 
 @cache
-def _good() -> Any:
+def _good(group: Group) -> Any:
     """A lamp's group file, as it is written; its identity file is beside it from now on."""
-    good = configuration()
-    lamp = next(member for member in good.current.members if member.endpoint_id == LAMP)
-    identity = DeviceIdentity("lamp-1", good.signature, private_key(LAMP), lamp.credential)
-    save_identity(_DIRECTORY / IDENTITY_FILE, identity)
     path = _DIRECTORY / "good.group.json"
-    save_group(path, good)
+    _identity()
+    save_group(path, configuration(group=group), overwrite=True)
     return json.loads(path.read_bytes())
+
+
+@cache
+def _identity() -> None:
+    """The same in all groups, whatever credential they have of it."""
+    credential = GROUPS[-1].credential(LAMP)
+    identity = DeviceIdentity("lamp-1", DEFAULT_SIGNATURE, private_key(LAMP), credential)
+    save_identity(_DIRECTORY / IDENTITY_FILE, identity)

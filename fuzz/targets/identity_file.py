@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from groupcoap.cose.credentials import claims_set
 from groupcoap.cose.keys import SIGNATURE_ALGORITHMS
 from groupcoap.errors import FileFault
-from groupcoap.files.identity import load_identity, save_identity
+from groupcoap.files.identity import credential_json, load_identity, save_identity
 from groupcoap.secret import Secret
 
 from ..choices import Choices
@@ -35,14 +36,17 @@ def check(data: bytes) -> None:
 def _good_ones() -> tuple[dict[str, Any], ...]:
     found = []
     for algorithm in SIGNATURE_ALGORITHMS.values():
-        key = algorithm.private_key(Secret(b"\x11" * 32))
+        key = algorithm.private_key(Secret(b"\x11" * algorithm.key_length))
+        raw = {"kind": "raw", "data": key.public_key.data.hex()}
         document = {
             "format": "groupcoap-identity",
             "version": 1,
             "name": "lamp-1",
             "signature": algorithm.number,
             "private_key": key.secret.reveal().hex(),
-            "credential": {"kind": "raw", "data": key.public_key.data.hex()},
+            "credential": raw,
         }
         found.append(document)
+        claims = claims_set(key.public_key, algorithm, "lamp-1")
+        found.append({**document, "credential": credential_json(claims)})
     return tuple(found)

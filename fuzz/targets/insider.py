@@ -10,8 +10,6 @@ from aiocoap import resource
 
 from groupcoap.core import coap
 from groupcoap.core.coap import Message
-from groupcoap.core.option import decode_prefix
-from groupcoap.core.profile import RequestIds
 from groupcoap.core.synchronization import Method, SynchronizationPolicy
 from groupcoap.devices import Directory, Light, Log, Thermometer
 from groupcoap.endpoint.listener import Listener
@@ -22,14 +20,16 @@ from ..choices import Choices
 from ..device import Device, opened, run, watched
 from ..group import (
     ADDRESS,
+    GROUPS,
+    LAMP,
+    MULTICAST,
     NAME,
     OTHER_LAMP,
     SWITCH,
+    Group,
     choose_options,
+    choose_peer,
     choose_plaintext,
-    object_security_of,
-    request,
-    response,
 )
 
 _POLICY = SynchronizationPolicy(Method.BEST_EFFORT)
@@ -42,14 +42,16 @@ _AT_MOST = 6
 
 def check(data: bytes) -> None:
     """Up to six authentic messages: requests to a device's resources, or answers to its requests. Nothing is
-    raised, nothing logged as an error, and closing leaves no task and no timer."""
+    raised, nothing logged as an error, and closing leaves no task and no timer. What somebody has made with all
+    keys of the group, but in another member's name, is not delivered."""
     choices = Choices(data)
+    group = choices.one_of(GROUPS)
 
     async def main() -> None:
         with watched() as errors:
-            async with opened(_POLICY) as device:
+            async with opened(_POLICY, group=group) as device:
                 Listener(device.endpoint, _site())
-                await (_requests if choices.flag() else _responses)(device, choices)
+                await (_requests if choices.flag() else _responses)(device, choices, group)
                 await asyncio.sleep(120.0)
         assert not errors, errors
 
@@ -73,21 +75,26 @@ def _site() -> resource.Site:
     return site
 
 
-async def _requests(device: Device, choices: Choices) -> None:
+async def _requests(device: Device, choices: Choices, group: Group) -> None:
     for number in range(_AT_MOST):
         if not choices.left:
             break
         outer = tuple(o for o in choose_options(choices, 1) if o[0] != coap.OBJECT_SECURITY)
-        message = request(
+        forged = group is not MULTICAST and choices.below(4) == 3
+        message = group.request(
             SWITCH,
             number,
             _inside(choices),
+            to=choose_peer(choices, group, (LAMP,)),
+            forged=forged,
             kind=coap.CON if choices.flag() else coap.NON,
             message_id=choices.below(4),
             token=choices.take(choices.below(2)),
             outer=outer,
         )
+        before = device.delivered
         device.network.receive(coap.encode(message), _FROM, ADDRESS.packed if choices.flag() else None)
+        assert not forged or device.delivered == before
         await asyncio.sleep(choices.byte() / 100)
 
 
@@ -107,10 +114,12 @@ def _inside(choices: Choices) -> bytes:
     return coap.encode_options(tuple(options), coap.BYTE[code], choices.some() * times)
 
 
-async def _responses(device: Device, choices: Choices) -> None:
+async def _responses(device: Device, choices: Choices, group: Group) -> None:
     multicaster = Multicaster(device.endpoint, NAME)
     message = aiocoap.Message(code=choices.one_of((aiocoap.GET, aiocoap.FETCH, aiocoap.PUT)), uri_path=["log"])
-    if choices.flag() and message.code is not aiocoap.PUT:
+    if group.pairwise and choices.flag():
+        multicaster.ask(OTHER_LAMP, message, _FROM, timeout=5.0)
+    elif choices.flag() and message.code is not aiocoap.PUT:
         multicaster.observe(message, timeout=5.0)
     else:
         multicaster.request(message, timeout=5.0)
@@ -118,26 +127,29 @@ async def _responses(device: Device, choices: Choices) -> None:
         if not choices.left:
             break
         asked = [m for d, _ in device.network.sent if coap.is_request((m := coap.decode(d)).code)]
-        datagram = coap.encode(_answer(choices.one_of(asked[::-1]), number, choices))
+        forged = group is not MULTICAST and choices.below(4) == 3
+        datagram = coap.encode(_answer(choices.one_of(asked[::-1]), number, choices, group, forged))
+        before = device.delivered
         device.network.receive(datagram, _FROM, None)
+        assert not forged or device.delivered == before
         await asyncio.sleep(choices.byte() / 100)
 
 
-def _answer(asked: Message, number: int, choices: Choices) -> Message:
-    _, partial_iv, gid, rest = decode_prefix(object_security_of(asked))
-    assert partial_iv is not None
-    assert gid is not None
+def _answer(asked: Message, number: int, choices: Choices, group: Group, forged: bool) -> Message:
     plaintext = choose_plaintext(choices)
     if choices.below(4) == 0:  # a block of an answer
         more, place = choices.flag(), choices.below(4)
         block = coap.uint_bytes(place << 4 | more << 3)
         payload = bytes(16) if more else choices.take(16)
         plaintext = coap.encode_options(((coap.BLOCK2, block),), coap.BYTE[coap.CONTENT], payload)
-    return response(
+    return group.response(
         OTHER_LAMP,
-        RequestIds(rest[64:], partial_iv, gid),
+        group.ids_of(asked),
         None if choices.flag() else number,
         plaintext,
+        to=choose_peer(choices, group, (LAMP,)),
+        with_kid=group is MULTICAST or choices.flag(),
+        forged=forged,
         kind=choices.one_of((coap.NON, coap.CON, coap.ACK)),
         message_id=asked.message_id,
         token=asked.token,

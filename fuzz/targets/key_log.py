@@ -15,6 +15,7 @@ from groupcoap.files.keylog import KeyLog, read_key_log
 from ..choices import Choices
 from ..device import configuration
 from ..documents import choose_changes, directory, written
+from ..group import GROUPS, Group
 
 _DIRECTORY = directory("key-log")
 
@@ -23,10 +24,11 @@ def check(data: bytes) -> None:
     """`FileFault`, or groups as pure listeners know them, which can be looked on with unless two of them contradict
     each other."""
     choices = Choices(data)
+    group = choices.one_of(GROUPS)
     if choices.below(8) == 7:
         content = choices.rest()
     else:
-        lines = [json.dumps(choose_changes(choices, choices.one_of(_good()))) for _ in range(choices.below(4))]
+        lines = [json.dumps(choose_changes(choices, choices.one_of(_good(group)))) for _ in range(choices.below(4))]
         content = "\n".join(lines).encode() + b"\n" * choices.flag()
     path = written(_DIRECTORY / "changed.keys", content)
     try:
@@ -39,11 +41,11 @@ def check(data: bytes) -> None:
 
 
 @cache
-def _good() -> list[Any]:
+def _good(group: Group) -> list[Any]:
     """The lines of a good key log."""
-    path = _DIRECTORY / "good.keys"
+    path = _DIRECTORY / f"good-{GROUPS.index(group)}.keys"
     log = KeyLog(path)
-    group = configuration(epochs=2)
-    for epoch in group.epochs:
-        log.record(group, epoch)
+    known = configuration(epochs=2, group=group)
+    for epoch in known.epochs:
+        log.record(known, epoch)
     return [json.loads(line) for line in path.read_bytes().splitlines()]

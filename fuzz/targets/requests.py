@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import count
 
 from groupcoap.core import coap
 from groupcoap.core.coap import Message
-from groupcoap.core.contexts import SecurityContext
+from groupcoap.core.contexts import CredentialNeeded
 from groupcoap.core.registry import Registry
 from groupcoap.core.requests import (
     ChallengedRequest,
     DecryptedRequest,
     DeliveredRequest,
+    Trace,
     admit,
     challenge_message,
     decrypt_request,
@@ -25,20 +27,19 @@ from groupcoap.errors import Rejected
 from ..choices import Choices
 from ..group import (
     ADDRESS,
-    IDS,
+    GROUPS,
     LAMP,
     NAME,
+    OTHER_LAMP,
     SPEAKERS,
     STRANGER,
     choose_number,
     choose_options,
+    choose_peer,
     choose_plaintext,
-    common_context,
     damaged,
     object_security_of,
     private_key,
-    request,
-    sender,
 )
 
 _POLICIES = (
@@ -67,26 +68,27 @@ class _Listener:
 
     def __init__(self, choices: Choices) -> None:
         self._choices = choices
+        self._group = choices.one_of(GROUPS)
+        self._rules = self._group.profile.rules
         self._policy = choices.one_of(_POLICIES)
         self._own_id = None if choices.flag() else LAMP
         self._registry = Registry()
         self._epoch = -1
-        self._renew()
         self._now = 0.0
+        self._renew()
         self._sent: list[Message] = []
         self._authentic: set[tuple[bytes, bytes]] = set()
         self._plaintexts: list[tuple[bytes, int, bytes]] = []
         self._repeat = b""
         self._entropy = count(1)
         self._delivered: set[tuple[bytes, bytes, int]] = set()
-        self._nonces: set[tuple[bytes, bytes]] = set()
+        self._nonces: set[tuple[bytes, bytes, bytes]] = set()
 
     def _renew(self) -> None:
         self._epoch += 1
-        own = None if self._own_id is None else sender(self._own_id, self._epoch)
-        keys = {kid: private_key(kid).public_key for kid in IDS if kid not in (self._own_id, STRANGER)}
-        common = common_context(self._epoch)
-        context = SecurityContext(NAME, common, own, keys, synchronization=self._policy)
+        known_since = not self._rules.echo_is_original and self._choices.flag()
+        established = self._now if known_since else None
+        context = self._group.context(self._own_id, self._epoch, self._policy, established)
         self._registry.install(context, [ADDRESS.packed])
 
     def step(self) -> None:
@@ -120,9 +122,12 @@ class _Listener:
         outer = tuple(o for o in choose_options(choices, 1) if o[0] != coap.OBJECT_SECURITY)
         kind = coap.CON if choices.below(4) == 3 else coap.NON
         epoch = choices.below(self._epoch + 1)
-        message = request(kid, number, plaintext, epoch=epoch, forged=forged, kind=kind, outer=outer)
+        to = choose_peer(choices, self._group, (LAMP, OTHER_LAMP))
+        message = self._group.request(
+            kid, number, plaintext, to=to, epoch=epoch, forged=forged, kind=kind, outer=outer
+        )
         self._sent.append(message)
-        if not forged:
+        if not forged and to in (None, self._own_id):
             self._authentic.add((object_security_of(message), message.payload))
         return message
 
@@ -147,10 +152,10 @@ class _Listener:
         before = self._snapshot()
         by_multicast, waive = self._choices.flag(), self._choices.below(4) == 3
         try:
-            decrypted = decrypt_request(
-                self._registry, message, ADDRESS.packed if by_multicast else None, self._now
-            )
-            decrypted.peek_resource()
+            decrypted = self._decrypt(message, ADDRESS.packed if by_multicast else None)
+            assert decrypted.signature_needed() or not self._rules.signature_first
+            if not self._rules.signature_first:
+                decrypted.peek_resource()
             if waive and not decrypted.signature_needed():
                 verified = None
                 waived = decrypted.waive_signature(deferred=False)
@@ -168,10 +173,20 @@ class _Listener:
             return
         if isinstance(outcome, ChallengedRequest):
             self._repeat = outcome.repeat
-            self._answer(outcome, challenge_message(message, outcome.repeat))
+            self._answer(outcome, challenge_message(message, outcome.repeat, self._rules.challenge_code))
         else:
             self._check_delivered(outcome)
             self._answer(outcome, Message(coap.NON, coap.CONTENT, 1, b"", (), b"on"))
+
+    def _decrypt(self, message: Message, destination: bytes | None) -> DecryptedRequest:
+        try:
+            return decrypt_request(self._registry, message, destination, self._now)
+        except CredentialNeeded as needed:
+            assert self._rules.binds_credentials
+            if needed.sender_id != STRANGER:
+                raise
+            self._group.learn(needed.context, STRANGER)
+            return decrypt_request(self._registry, message, destination, self._now)
 
     @staticmethod
     def _looked_up(decrypted: DecryptedRequest) -> PublicKey | None:
@@ -186,16 +201,22 @@ class _Listener:
         assert coap.is_request(outcome.message.code)
 
     def _answer(self, outcome: DeliveredRequest | ChallengedRequest, answer: Message) -> None:
-        own = self._registry.current(NAME).sender
+        context = self._registry.current(NAME)
+        own = context.sender
         if own is None:
             return
         for _ in range(2):  # a second answer to one request is what a notification is
+            # A stranger's credential is known under the Gid of its request only.
+            alone = self._group.pairwise and context.knows(outcome.sender_id) and self._choices.flag()
+            to = (context, context.recipient(outcome.sender_id)) if alone else None
+            whose = outcome.sender_id if alone else b"the group"
 
-            def used(nonce: bytes) -> None:
-                assert (own.common.gid, nonce) not in self._nonces
-                self._nonces.add((own.common.gid, nonce))
+            protect_response(own, outcome.exchange, answer, to=to, trace=partial(self._used, own.common.gid, whose))
 
-            protect_response(own, outcome.exchange, answer, trace=lambda trace: used(trace.nonce))
+    def _used(self, gid: bytes, whose: bytes, trace: Trace) -> None:
+        """Something has been protected with this key, of this Gid and for this member or the group."""
+        assert (gid, whose, trace.nonce) not in self._nonces
+        self._nonces.add((gid, whose, trace.nonce))
 
     def _snapshot(self) -> object:
         return [

@@ -4,30 +4,30 @@ from __future__ import annotations
 
 from groupcoap.core import coap
 from groupcoap.core.coap import Message
-from groupcoap.core.contexts import SecurityContext
+from groupcoap.core.contexts import CredentialNeeded
 from groupcoap.core.exchange import OutgoingExchange
 from groupcoap.core.registry import Registry
 from groupcoap.core.requests import protect_request
-from groupcoap.core.responses import DeliveredResponse, decrypt_response
+from groupcoap.core.responses import DecryptedResponse, DeliveredResponse, decrypt_response
 from groupcoap.errors import Rejected
 
 from ..choices import Choices
 from ..group import (
     ADDRESS,
-    IDS,
+    GROUPS,
+    LAMP,
     NAME,
+    OTHER_LAMP,
     SPEAKERS,
     STRANGER,
     SWITCH,
     choose_number,
     choose_options,
+    choose_peer,
     choose_plaintext,
-    common_context,
     damaged,
     object_security_of,
     private_key,
-    response,
-    sender,
 )
 
 _AT_MOST = 8
@@ -50,6 +50,7 @@ class _Multicaster:
 
     def __init__(self, choices: Choices) -> None:
         self._choices = choices
+        self._group = choices.one_of(GROUPS)
         self._registry = Registry()
         self._epoch = -1
         self._renew()
@@ -62,16 +63,16 @@ class _Multicaster:
 
     def _renew(self) -> None:
         self._epoch += 1
-        keys = {kid: private_key(kid).public_key for kid in IDS if kid not in (SWITCH, STRANGER)}
-        common = common_context(self._epoch)
-        self._registry.install(SecurityContext(NAME, common, sender(SWITCH, self._epoch), keys), [ADDRESS.packed])
+        self._registry.install(self._group.context(SWITCH, self._epoch), [ADDRESS.packed])
 
     def _request(self) -> OutgoingExchange:
         context = self._registry.current(NAME)
         assert context.sender is not None
         observe = ((coap.OBSERVE, b""),) if self._choices.flag() else ()
         message = Message(coap.NON, coap.GET, 1, b"\x70", observe, b"")
-        return protect_request(context, context.sender, message).exchange
+        peer = choose_peer(self._choices, self._group, (LAMP, OTHER_LAMP))
+        to = None if peer is None else context.recipient(peer)
+        return protect_request(context, context.sender, message, to=to).exchange
 
     def step(self) -> None:
         choices = self._choices
@@ -92,18 +93,22 @@ class _Multicaster:
         kid, which, forged = choices.one_of(SPEAKERS), choices.below(2), choices.below(8) == 7
         number = None if choices.flag() else choose_number(choices)
         outer = tuple(o for o in choose_options(choices, 1) if o[0] != coap.OBJECT_SECURITY)
-        message = response(
+        to = choose_peer(choices, self._group, (SWITCH, OTHER_LAMP))
+        with_kid = not self._group.pairwise or choices.flag()
+        message = self._group.response(
             kid,
             self._exchanges[which].ids,
             number,
             choose_plaintext(choices),
+            to=to,
+            with_kid=with_kid,
             epoch=choices.below(self._epoch + 1),
             with_gid=choices.flag(),
             forged=forged,
             outer=outer,
         )
         self._sent.append(message)
-        if not forged:
+        if not forged and to in (None, SWITCH):
             self._authentic.add((which, object_security_of(message), message.payload))
         return message
 
@@ -118,7 +123,7 @@ class _Multicaster:
         which = self._choices.below(2)
         exchange = self._exchanges[which]
         try:
-            decrypted = decrypt_response(self._registry, exchange, message)
+            decrypted = self._decrypt(exchange, message)
             stranger = decrypted.sender_id == STRANGER and decrypted.public_key is None
             verified = decrypted.check_signature(private_key(STRANGER).public_key if stranger else None)
             assert (which, object_security_of(message), message.payload) in self._authentic
@@ -127,6 +132,16 @@ class _Multicaster:
             return
         self._check_order(exchange, which, delivered)
 
+    def _decrypt(self, exchange: OutgoingExchange, message: Message) -> DecryptedResponse:
+        try:
+            return decrypt_response(self._registry, exchange, message)
+        except CredentialNeeded as needed:
+            assert self._group.profile.rules.binds_credentials
+            if needed.sender_id != STRANGER:
+                raise
+            self._group.learn(needed.context, STRANGER)
+            return decrypt_response(self._registry, exchange, message)
+
     def _check_order(self, exchange: OutgoingExchange, which: int, delivered: DeliveredResponse) -> None:
         assert coap.is_response(delivered.message.code)
         assert delivered.sender_id != SWITCH or delivered.gid != exchange.ids.gid
@@ -134,6 +149,7 @@ class _Multicaster:
         before = self._accepted.get(key)
         number = -1 if delivered.sequence_number is None else delivered.sequence_number
         now = (int.from_bytes(delivered.gid, "big"), number)
-        assert before is None or (exchange.observe and now > before)
+        assert before is None or (exchange.long and now > before)
+        assert exchange.peer in (None, delivered.sender_id)
         assert exchange.observe or not delivered.notification
         self._accepted[key] = now

@@ -49,6 +49,7 @@ class Reason(Enum):
     NOT_THE_ORIGINAL = "echo of another request (synchronized by it, not delivered)"
     UNICAST_METHOD = "only GET and FETCH may come by unicast without Repeat"
     NO_PAIRWISE_MODE = "pairwise mode is not used here"
+    NO_COUNTERSIGNATURE = "in pairwise mode, which has no countersignature"
     OTHER_RESPONDER = "not from who was asked"
     UNKNOWN_EXCHANGE = "no such request"
     BOUND_TO_OTHER_REQUEST = "does not fit the request"

@@ -8,9 +8,9 @@ import queue
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 from pathlib import Path
 from threading import Thread
@@ -18,7 +18,9 @@ from typing import Any
 
 import pytest
 
+from groupcoap.core.group_oscore import GROUP_OSCORE
 from groupcoap.core.policy import GroupPolicy
+from groupcoap.cose.algorithms import key_agreement_for
 from groupcoap.demo.room import reserve_port
 from groupcoap.files.provisioning import DevicePlan, GroupPlan, provision
 from groupcoap.membership import GroupAddress, Role
@@ -150,15 +152,26 @@ def run(*arguments: str, stdin: str | None = None) -> Sent:
     return Sent(done.returncode, done.stdout, done.stderr)
 
 
+def group_oscore(plan: GroupPlan) -> GroupPlan:
+    """The same group with today's standard, in both modes."""
+    agreement = key_agreement_for(plan.kdf)
+    return replace(plan, profile=GROUP_OSCORE, group_encryption=plan.aead, key_agreement=agreement)
+
+
 @contextmanager
-def furnished(directory: Path, policy: GroupPolicy | None = None, **counts: int) -> Iterator[Room]:
-    """A room with so many of each kind, at a UDP port of its own."""
+def furnished(
+    directory: Path,
+    policy: GroupPolicy | None = None,
+    change: Callable[[GroupPlan], GroupPlan] = lambda plan: plan,
+    **counts: int,
+) -> Iterator[Room]:
+    """A room with so many of each kind, at a UDP port of its own. `change`: to the plan of its group."""
     names = [f"{kind}-{n}" for kind, count in counts.items() for n in range(1, count + 1)]
     with ExitStack() as stack:
         port = stack.enter_context(reserve_port()).getsockname()[1]
         address = GroupAddress(IPv4Address("224.0.1.187"), port)
         devices = [DevicePlan(name, frozenset({ROLES[name.partition("-")[0]]})) for name in names]
-        provision(directory / "devices", GroupPlan("room", (address,), policy or GroupPolicy()), devices)
+        provision(directory / "devices", change(GroupPlan("room", (address,), policy or GroupPolicy())), devices)
         hosts = {name: f"127.0.0.{n}" for n, name in enumerate(names, 2)}
         yield Room(directory / "devices", address, hosts, stack)
 
@@ -167,4 +180,11 @@ def furnished(directory: Path, policy: GroupPolicy | None = None, **counts: int)
 def room(tmp_path: Path) -> Iterator[Room]:
     """One switch, two lamps, one panel that never answers."""
     with furnished(tmp_path, switch=1, lamp=2, panel=1) as made:
+        yield made
+
+
+@pytest.fixture
+def modern(tmp_path: Path) -> Iterator[Room]:
+    """The same with Group OSCORE."""
+    with furnished(tmp_path, change=group_oscore, switch=1, lamp=2, panel=1) as made:
         yield made

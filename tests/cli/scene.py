@@ -15,11 +15,13 @@ from groupcoap.cli import main
 from groupcoap.cli.onlooker import Onlooker, onlooker
 from groupcoap.core import coap
 from groupcoap.core.coap import Message
-from groupcoap.core.contexts import CommonContext, SecurityContext, SenderContext
+from groupcoap.core.contexts import SecurityContext, SenderContext
+from groupcoap.core.policy import PROFILES
 from groupcoap.core.profile import RequestIds
 from groupcoap.core.requests import protect_request
 from groupcoap.core.responses import incoming_exchange, protect_response
 from groupcoap.core.sequence import SequenceNumbers
+from groupcoap.files.checker import checked_group
 from groupcoap.files.provisioned import load_member
 
 GROUP = ("224.0.1.187", 5683)
@@ -33,9 +35,14 @@ OBSERVE = (coap.OBSERVE, b"")
 FORMAT = (12, b"2")
 
 
-def provisioned(directory: Path) -> Path:
-    """One switch and two lamps in the group room."""
-    assert main(["provision", str(directory), "--switches", "1", "--lamps", "2"]) == 0
+DRAFT, TODAY = PROFILES
+"""Names of the two profiles."""
+
+
+def provisioned(directory: Path, profile: str = DRAFT, *options: str) -> Path:
+    """One switch and two lamps in the group room, and a panel where that is asked for."""
+    arguments = ("--switches", "1", "--lamps", "2", "--profile", profile, *options)
+    assert main(["provision", str(directory), *arguments]) == 0
     return directory
 
 
@@ -53,6 +60,11 @@ def renewed(home: Path, directory: Path) -> Path:
 
 def view_of(*devices: Path) -> Onlooker:
     return onlooker((path, group) for path in devices for group in load_member(path).groups)
+
+
+def checkers_view(*devices: Path) -> Onlooker:
+    """Of a signature checker that was exported from each of these."""
+    return onlooker((path, checked_group(group)) for path in devices for group in load_member(path).groups)
 
 
 @dataclass
@@ -74,9 +86,12 @@ class Speaker:
         payload: bytes = b"",
         token: bytes = b"\xaa",
         kind: int = coap.NON,
+        only: bytes | None = None,
     ) -> bytes:
+        """For the group, or in pairwise mode for `only` one."""
         message = Message(kind, code, 7, token, tuple(sorted(options)), payload)
-        protected = protect_request(self.security, self.sender, message)
+        to = None if only is None else self.security.recipient(only)
+        protected = protect_request(self.security, self.sender, message, to=to)
         datagram = coap.encode(protected.message)
         self.asked[datagram] = protected.exchange.ids
         return datagram
@@ -90,10 +105,17 @@ class Speaker:
         token: bytes = b"\xaa",
         fresh: bool = False,
         kind: int = coap.NON,
+        only: bytes | None = None,
+        asked_alone: bool = False,
+        with_gid: bool = False,
     ) -> bytes:
-        exchange = incoming_exchange(self.sender, to, may_reuse_nonce=not fresh)
+        """For the group, or in pairwise mode for the requester, who is `only` here. `asked_alone`: the request was
+        in pairwise mode."""
+        exchange = incoming_exchange(self.sender, to, may_reuse_nonce=not fresh, pairwise=asked_alone)
         message = Message(kind, code, 9, token, tuple(sorted(options)), payload)
-        return coap.encode(protect_response(self.sender, exchange, message, fresh=fresh))
+        alone = None if only is None else (self.security, self.security.recipient(only))
+        answer = protect_response(self.sender, exchange, message, to=alone, fresh=fresh, include_gid=with_gid)
+        return coap.encode(answer)
 
 
 def speaker(device: Path, first: int = 0, group_name: str = "room") -> Speaker:
@@ -101,16 +123,15 @@ def speaker(device: Path, first: int = 0, group_name: str = "room") -> Speaker:
     epoch = group.current
     assert epoch.own_id is not None
     assert epoch.private_key is not None
-    common = CommonContext(
-        profile=group.profile,
-        aead=group.aead,
-        kdf=group.kdf,
-        signature=group.signature,
-        master_secret=epoch.master_secret,
-        gid=epoch.gid,
-    )
-    sender = SenderContext(common, epoch.own_id, epoch.private_key, SequenceNumbers(first))
-    return Speaker(SecurityContext(group.name, common, sender, {}), sender)
+    assert epoch.credential is not None
+    common, parameters = group.common_context(epoch), group.parameters
+    own = parameters.authenticated(epoch.credential)
+    sender = SenderContext(common, epoch.own_id, epoch.private_key, SequenceNumbers(first), own)
+    context = SecurityContext(group.name, common, sender, {})
+    for member in epoch.members:
+        key = member.credential.public_key(group.signature)
+        context.learn(member.endpoint_id, key, parameters.authenticated(member.credential))
+    return Speaker(context, sender)
 
 
 End = tuple[str, int]

@@ -13,7 +13,7 @@ import pytest
 from capture_bytes import pcap
 from groupcoap.files.keylog import read_key_log
 
-from .room import Room, furnished, room, run
+from .room import Room, furnished, group_oscore, room, run
 
 __all__ = ["room"]
 pytestmark = pytest.mark.processes
@@ -77,6 +77,33 @@ def test_the_key_log_of_one_device_decodes_what_all_have_said(
     assert {sighting["outcome"] for sighting in sightings} <= {"verified", None}  # None: an acknowledgement
     members = {member["name"]: member for member in summary["members"]}
     assert members["switch-1"]["requests"] >= 5  # two to the group, two echoes, the end of the observation
+    for name in ("lamp-1", "lamp-2"):
+        assert (members[name]["asked"], members[name]["answered"]) == (2, 2)
+
+
+def test_group_oscore_between_real_devices(captured: Callable[[], Path], tmp_path: Path) -> None:
+    """The switch's files read all of it, the key log of a lamp what is for all, a signature checker tells who."""
+    keys, gate = tmp_path / "keys.log", tmp_path / "gate.json"
+    with furnished(tmp_path, change=group_oscore, switch=1, lamp=2) as room:
+        room.listen("lamp-1", "--key-log", str(keys))
+        room.listen("lamp-2")
+        assert room.send("put", "/light", "--payload", "40").code == 0
+        assert room.send("get", "/light").code == 0
+        assert run("checker", str(room.directory / "lamp-2"), "-o", str(gate)).code == 0
+        capture = captured()
+        by_switch = run(*decode(capture, room), "--member", str(room.directory / "switch-1"), "--json")
+        by_log = run(*decode(capture, room), "--key-log", str(keys), "--json")
+        by_gate = run(*decode(capture, room), "--checker", str(gate), "--json")
+    assert by_switch.code == 0
+    *sightings, summary = by_switch.json
+    assert summary["complete"]
+    messages = [sighting for sighting in sightings if sighting["outcome"] is not None]
+    modes = [sighting["mode"] for sighting in messages]
+    assert set(modes) == {"group", "pairwise"}  # echoes of challenges are between two
+    for found, outcome in ((by_log.json, "verified"), (by_gate.json, "countersigned")):
+        told = [sighting["outcome"] for sighting in found[:-1] if sighting["outcome"] is not None]
+        assert told == [outcome if mode == "group" else "not tried" for mode in modes]
+    members = {member["name"]: member for member in summary["members"]}
     for name in ("lamp-1", "lamp-2"):
         assert (members[name]["asked"], members[name]["answered"]) == (2, 2)
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from .room import PROGRAM, Room, Sent, room, run
+from .room import PROGRAM, Room, Sent, modern, room, run
 
-__all__ = ["room"]
+__all__ = ["modern", "room"]
 pytestmark = pytest.mark.processes
 
 LEVELS = ("ok", "warning", "problem")
@@ -159,3 +159,35 @@ def test_an_interface_that_is_not_there_or_not_named_is_a_finding(room: Room) ->
         assert (ended.code, ended.err) == (1, "")
         assert "problem  interface" in ended.out
         assert "--interface with one of " in ended.out
+
+
+def test_the_profile_and_its_modes(room: Room) -> None:
+    said = findings(check(room, "lamp-1", *room.bound("lamp-1"), "--json"))
+    assert said["profile"]["found"] == "room: multicast-oscore-04, AES-CCM-16-64-128, EdDSA (Ed25519)"
+    assert "pairwise" not in said
+
+
+def test_a_device_of_a_modern_group_that_is_in_order(modern: Room) -> None:
+    done = check(modern, "lamp-1", *modern.bound("lamp-1"), "--json")
+    assert (done.code, done.err) == (0, "")
+    said = findings(done)
+    assert said["profile"]["found"] == (
+        "room: group-oscore, group mode with AES-CCM-16-64-128 and EdDSA (Ed25519), pairwise mode with "
+        "AES-CCM-16-64-128 and ECDH-SS + HKDF-256"
+    )
+    assert said["pairwise"]["found"] == "room: keys can be agreed on with all others (2)"
+    assert said["credentials"]["found"] == "4, none of them out of its time"  # the manager's is one
+    assert check(modern, "panel-1", *modern.bound("panel-1")).code == 0
+
+
+def test_a_modern_group_without_its_managers_credential(modern: Room) -> None:
+    path = modern.directory / "lamp-1" / "room.group.json"
+    document = json.loads(path.read_text())
+    del document["manager_credential"]
+    path.write_text(json.dumps(document))
+    done = check(modern, "lamp-1", "--json")
+    assert done.code == 1
+    fault = findings(done)["files"]
+    needed = "that of its Group Manager, which every message is bound to"
+    assert fault["found"].endswith(f"profile: group-oscore needs a 'manager_credential', {needed}")
+    assert fault["advice"] == "restore it from a copy, or provision the group anew"

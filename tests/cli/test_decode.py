@@ -233,6 +233,10 @@ def test_what_can_be_seen_without_keys(world: World) -> None:
     explanation = explain(world.request)
     assert explanation.verdict.outcome is Outcome.NOT_TRIED
     security = names(explanation, "Object-Security")
+    assert security["read as"] == (
+        "multicast-oscore-04",
+        "by its length: group-oscore has the countersignature in the payload",
+    )
     assert security["countersignature"][0].startswith("64 bytes (assumed")
     assert security["kid"] == ("Endpoint ID 00", "")
     assert names(explanation, "Payload")["ciphertext"][0].endswith("bytes with its tag")

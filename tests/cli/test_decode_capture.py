@@ -241,8 +241,12 @@ def test_json_is_an_object_for_each_datagram_then_the_summary(scene: Scene) -> N
         "group": "room",
         "gid": gids[0],
         "epoch": 0,
+        "profile": "multicast-oscore-04",
+        "mode": "group",
         "sender_id": "00",
         "sender": "switch-1",
+        "recipient_id": None,
+        "recipient": None,
         "sequence_number": 300,
         "answers_frame": None,
         "repeats_frame": None,
@@ -267,6 +271,7 @@ def test_json_is_an_object_for_each_datagram_then_the_summary(scene: Scene) -> N
         "complete": False,
         "kinds": {"group request": 4, "group response": 5},
         "verified": 8,
+        "countersigned": 0,
         "refused": {"decryption failed": 1},
         "not_tried": {},
         "repeated": 1,
@@ -360,11 +365,12 @@ def test_other_messages_are_named_and_cannot_obey(tmp_path: Path) -> None:
     texts = [line.partition("10.0.0.2  ")[2] for line in without_columns(result.output)[:4]]
     assert texts == [
         "plain CoAP: GET /\\x1b[2Jx?a=b (confirmable)",
-        "RFC 8613",
+        "RFC 8613 or pairwise mode",
         "refused  not CoAP: malformed: CoAP version is not 1",
         "empty message: ACK, acknowledgement",
     ]
-    assert "besides: 1 × empty message, 1 × plain CoAP, 1 × RFC 8613, 1 × not CoAP\n" in result.output
+    besides = "1 × empty message, 1 × plain CoAP, 1 × RFC 8613 or pairwise mode, 1 × not CoAP"
+    assert f"besides: {besides}\n" in result.output
     assert "\x1b" not in result.output
 
 

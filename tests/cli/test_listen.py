@@ -8,15 +8,18 @@ import re
 import signal
 import socket
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from groupcoap.cli.listen import MOST_DROPS, DropLines, Lines
+from groupcoap.core.profile import Mode
+from groupcoap.files.provisioning import GroupPlan
 
-from .room import PROGRAM, Room, furnished, room, run
+from .room import PROGRAM, Room, furnished, group_oscore, modern, room, run
 
-__all__ = ["room"]
+__all__ = ["modern", "room"]
 pytestmark = pytest.mark.processes
 
 
@@ -227,3 +230,107 @@ def test_a_flood_of_drops_does_not_become_a_flood_of_lines(capsys: pytest.Captur
     assert lines[MOST_DROPS + 1 : MOST_DROPS + 4] == ["dropped 101-0", "dropped 101-1", "dropped 101-2"]
     assert lines[-1] == "dropped 1 more in the same second"
     assert len(lines) == 2 * MOST_DROPS + 5
+
+
+# ---- Group OSCORE
+
+
+def test_how_it_is_known_who_has_sent_a_request(modern: Room) -> None:
+    """The echo comes in pairwise mode, what is sent to all later is signed."""
+    lamp = modern.listen("lamp-1", "-v")
+    assert modern.send("put", "/light", "--payload", "40", "--roster", "lamp-1").code == 0
+    assert re.fullmatch(r'PUT /light "40" from switch-1 \(00\): number 1, fresh, pairwise', lamp.expect("PUT"))
+    assert modern.send("get", "/light", "--roster", "lamp-1").code == 0
+    assert lamp.expect("GET").endswith("from switch-1 (00): number 2, ordered, signature verified")
+    assert lamp.stop() == 0
+    assert lamp.rest()[-1] == "2 requests delivered, 1 challenge sent; dropped: nothing"
+
+
+def test_a_silent_listener_of_a_modern_group(modern: Room) -> None:
+    panel = modern.listen("panel-1", "-v")
+    assert "never answers (pure listener)" in panel.lines[0]
+    modern.send("put", "/light", "--payload", "on", "--roster", "none", timeout=0.5)
+    panel.expect("not synchronized yet (baseline)")
+    modern.send("put", "/light", "--payload", "off", "--roster", "none", timeout=0.5)
+    panel.expect('PUT /light "off" from switch-1 (00): number 1, ordered, signature verified')
+
+
+def answered_in(room: Room, policy: str | None) -> list[str]:
+    """How answers are protected, with this --responses: to an echo in pairwise mode, then to the group."""
+    options = () if policy is None else ("--responses", policy)
+    lamp = room.listen("lamp-1", *options)
+    ways = []
+    for _ in range(2):
+        (answer, summary) = room.send("get", "/light", "--roster", "lamp-1", "--json").json
+        assert summary["complete"]
+        ways.append(answer["signature"])
+    lamp.stop()
+    lamp.rest()
+    return ways
+
+
+@pytest.mark.parametrize(
+    ("groups", "own", "ways"),
+    [
+        (None, None, ["pairwise", "verified"]),
+        (None, "as-requested", ["pairwise", "verified"]),
+        (None, "pairwise", ["pairwise", "pairwise"]),
+        (None, "group", ["verified", "verified"]),
+        ("pairwise", None, ["pairwise", "pairwise"]),
+        ("pairwise", "as-requested", ["pairwise", "verified"]),
+        ("pairwise", "group", ["verified", "verified"]),
+        ("group", "as-requested", ["pairwise", "verified"]),
+    ],
+)
+def test_the_mode_of_answers(tmp_path: Path, groups: str | None, own: str | None, ways: list[str]) -> None:
+    def change(plan: GroupPlan) -> GroupPlan:
+        mode = None if groups is None else Mode(groups)
+        return group_oscore(replace(plan, policy=replace(plan.policy, response_mode=mode)))
+
+    with furnished(tmp_path, change=change, switch=1, lamp=1) as made:
+        assert answered_in(made, own) == ways
+
+
+@pytest.mark.parametrize(
+    ("modern_group", "option", "says"),
+    [
+        (
+            True,
+            "--verification skip",
+            "--verification skip does not go with room (group-oscore), where every signature",
+        ),
+        (True, "--verification defer", "--verification defer does not go with room (group-oscore)"),
+        (False, "--responses group", "--responses group does not go with room (multicast-oscore-04)"),
+        (False, "--responses as-requested", "where there is only one mode; leave it out"),
+        (False, "--responses pairwise", "where there is no pairwise mode; leave it out"),
+        (True, "--responses none", "--responses"),
+    ],
+)
+def test_what_would_change_nothing_is_refused(tmp_path: Path, modern_group: bool, option: str, says: str) -> None:
+    change = group_oscore if modern_group else lambda plan: plan
+    with furnished(tmp_path, change=change, switch=1, lamp=1) as made:
+        ended = run("listen", str(made.directory / "lamp-1"), *made.bound("lamp-1"), *option.split())
+        assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
+        assert says in ended.err
+
+
+def test_what_changes_nothing_in_one_of_two_groups_is_said(modern: Room) -> None:
+    joining = ("--group", "hall", "--join", "switch-1=multicaster", "--join", "lamp-1=listener")
+    address = ("--address", f"224.0.1.188:{modern.address.port}")
+    assert run("provision", str(modern.directory), *address, *joining).code == 0
+    lamp = modern.start(
+        *("listen", str(modern.directory / "lamp-1"), *modern.bound("lamp-1")),
+        *("--verification", "defer", "--responses", "pairwise", "--leisure", "0.05"),
+    )
+    said = [lamp.expect("groupcoap: ") for _ in range(2)]
+    assert said == [
+        "groupcoap: --verification defer changes nothing in room, where every signature is verified",
+        "groupcoap: --responses pairwise changes nothing in hall, where there is no pairwise mode",
+    ]
+    lamp.expect(" listens at ")
+    for group, state in (("room", "signature verified"), ("hall", "signature deferred")):
+        for _ in range(2):  # the first is an echo
+            sent = modern.send("get", f"coap://{group}/light", "--roster", "lamp-1", "--json")
+            assert sent.code == 0
+        assert sent.json[0]["signature"] == ("pairwise" if group == "room" else "verified")
+        lamp.expect(state)

@@ -11,9 +11,9 @@ import pytest
 
 from groupcoap.cli import main
 
-from .room import Room, room, run
+from .room import Room, modern, room, run
 
-__all__ = ["room"]
+__all__ = ["modern", "room"]
 
 pytestmark = pytest.mark.processes
 
@@ -68,6 +68,9 @@ def test_a_copy_is_silent_and_a_lamp_with_lost_state_comes_back_by_renewal(room:
     [
         (["--renew", "--lamps", "3"], "--lamps does not go with --renew"),
         (["--renew", "--sync", "baseline"], "--sync does not go with --renew"),
+        (["--renew", "--no-pairwise"], "--no-pairwise does not go with --renew"),
+        (["--renew", "--profile", "group-oscore"], "--profile does not go with --renew"),
+        (["--renew", "--manager", "x"], "--manager does not go with --renew"),
         (["--evict", "lamp-1"], "--evict goes with --renew"),
         (["--renew", "--evict", "lamp-7"], "'lamp-7' is no member of what is renewed"),
         (["--renew", "--group", "hall"], "nobody in it is in a group 'hall'; there is room"),
@@ -82,3 +85,23 @@ def test_what_is_wrong_stands_on_one_line(
     assert complaint in err
     assert err.count(os.linesep) == 1
     assert {path: path.read_bytes() for path in room.directory.rglob("*") if path.is_file()} == before
+
+
+def test_a_modern_group_is_renewed_while_it_runs(modern: Room) -> None:
+    """Both modes go on under the new keys, and the evicted one is out of both."""
+    manager = modern.directory / "room.manager.json"
+    before = manager.read_bytes()
+    lamps = {name: modern.listen(name, "-v") for name in ("lamp-1", "lamp-2")}
+    assert modern.send("put", "/light", "--payload", "10").code == 0
+    assert "is running, and takes it up by itself" in renew(modern, "--evict", "lamp-2")
+    assert modern.send("put", "/light", "--payload", "20").code == 0
+    lamps["lamp-1"].expect("new keys")
+    lamps["lamp-1"].expect('PUT /light "20"')
+    alone = ("--to", f"lamp-1={modern.hosts['lamp-1']}")
+    assert modern.send("put", "/light", "--payload", "30", *alone).code == 0
+    assert lamps["lamp-1"].expect('PUT /light "30"').endswith("pairwise")
+    gone = modern.send("put", "/light", "--payload", "30", "--to", f"lamp-2={modern.hosts['lamp-2']}")
+    assert (gone.code, gone.err) == (2, "groupcoap: no listener 'lamp-2' in group room; there is lamp-1\n")
+    assert lamps["lamp-2"].stop() == 0
+    assert not any('"20"' in line or '"30"' in line for line in lamps["lamp-2"].rest())
+    assert manager.read_bytes() == before

@@ -9,6 +9,7 @@ import pty
 import re
 import signal
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,11 @@ from groupcoap.cli.via import host_and_port, host_and_port_text
 from groupcoap.demo.room import reserve_port
 from groupcoap.errors import MisuseError
 from groupcoap.files.provisioned import load_member
+from groupcoap.files.provisioning import GroupPlan
 
-from .room import PATIENCE, PROGRAM, Room, furnished, room, run
+from .room import PATIENCE, PROGRAM, Room, furnished, group_oscore, modern, room, run
 
-__all__ = ["room"]
+__all__ = ["modern", "room"]
 pytestmark = pytest.mark.processes
 
 
@@ -295,7 +297,7 @@ def test_a_device_that_runs_already_cannot_send(lit: Room) -> None:
         (["get", "/light#x", "{by}"], 2, "no fragment"),
         (["get", "/%ff", "{by}"], 2, "not UTF-8"),
         (["get", "/light", "--group", "hall", "{by}"], 2, "not a member of group 'hall'"),
-        (["get", "/light", "--roster", "lamp-9", "{by}"], 2, "there is lamp-1, lamp-2"),
+        (["get", "/light", "--roster", "lamp-9", "{by}"], 2, "there is lamp-1"),
         (["get", "/light", "--payload", "x", "{by}"], 2, "get has no payload"),
         (["get", "/light", "--count", "2", "{by}"], 2, "are for observe"),
         (["put", "/light", "--payload", "@/nosuchfile", "{by}"], 3, "/nosuchfile: cannot be read"),
@@ -380,3 +382,128 @@ def test_where_a_proxy_is(text: str, expected: tuple[str, int]) -> None:
     host, port = host_and_port(text)
     assert (str(host), port) == expected
     assert host_and_port(host_and_port_text(host, port)) == (host, port)
+
+
+# ---- Group OSCORE, and one listener alone
+
+
+def test_a_group_of_todays_standard_is_asked_like_any_other(modern: Room) -> None:
+    modern.listen("lamp-1")
+    modern.listen("lamp-2")
+    first = modern.send("put", "/light", "--payload", "40")
+    assert first.code == 0
+    assert re.search(r"^lamp-1  01  2\.04 Changed +\d+ ms  pairwise, bound  on 40%$", first.out, re.MULTILINE)
+    second = modern.send("get", "/light", "--json")
+    assert second.code == 0
+    assert {answer["signature"] for answer in second.json[:-1]} == {"verified"}
+    assert "mode" not in second.json[-1]
+
+
+def test_one_listener_alone_in_pairwise_mode(modern: Room) -> None:
+    lamp, other = modern.listen("lamp-1", "-v"), modern.listen("lamp-2", "-v")
+    to = ("--to", f"lamp-1={modern.hosts['lamp-1']}")  # the group's port
+    sent = modern.send("put", "/light", "--payload", "7", *to)
+    assert (sent.code, sent.err) == (0, "")
+    answer, summary = sent.out.splitlines()
+    assert re.fullmatch(r"lamp-1  01  2\.04 Changed +\d+ ms  pairwise, bound  on 7%", answer)
+    assert re.fullmatch(r"1 of 1 answered, the first after \d+ ms", summary)
+    lamp.expect('PUT /light "7" from switch-1 (00): number 1, fresh, pairwise')
+    as_json = modern.send("get", "/light", *to, "--mode", "pairwise", "--json")
+    (got, end) = as_json.json
+    assert (as_json.code, got["signature"], got["payload"]) == (0, "pairwise", "on 7%")
+    assert (end["to"], end["mode"], end["answered"], end["expected"]) == ("lamp-1", "pairwise", 1, 1)
+    other.stop()
+    assert other.rest()[-1] == "0 requests delivered; dropped: nothing"
+
+
+def test_one_listener_alone_in_group_mode(modern: Room) -> None:
+    lamp = modern.listen("lamp-1")
+    to = ("--to", f"01={modern.hosts['lamp-1']}:{modern.address.port}", "--mode", "group", "--json")
+    modern.send("get", "/light", *to)  # an echo, which is pairwise
+    (answer, summary) = modern.send("get", "/light", *to).json
+    assert (answer["listener"], answer["signature"], summary["mode"]) == ("lamp-1", "verified", "group")
+    assert lamp.expect("ordered").endswith("signature verified")
+
+
+def test_in_the_drafts_profile_one_listener_can_be_asked_but_not_told(lit: Room) -> None:
+    to = ("--to", f"lamp-1={lit.hosts['lamp-1']}")
+    (answer, summary) = lit.send("get", "/light", *to, "--json").json
+    assert (answer["signature"], summary["to"], summary["mode"]) == ("verified", "lamp-1", "group")
+    refused = lit.send("put", "/light", "--payload", "1", *to)
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "only get and fetch can be sent" in refused.err
+
+
+def test_another_listener_than_the_one_that_is_asked(modern: Room) -> None:
+    """What is for lamp-1 alone has come to lamp-2, which cannot read it, whatever the group's keys are."""
+    other = modern.listen("lamp-2", "-v")
+    sent = modern.send("put", "/light", "--payload", "7", "--to", f"lamp-1={modern.hosts['lamp-2']}", timeout=1)
+    assert sent.code == 1
+    assert sent.out.splitlines()[1] == "missing: lamp-1"
+    where = f"{modern.hosts['lamp-2']}:{modern.address.port}"
+    assert f"nobody answered: does lamp-1 run at {where}, and does it know this device's credential?" in sent.out
+    other.expect("decryption failed")
+    other.stop()
+    assert other.rest()[-1].startswith("0 requests delivered")
+
+
+def test_an_error_of_the_one_that_is_asked_is_shown(modern: Room) -> None:
+    modern.listen("lamp-1")
+    sent = modern.send("get", "/nothing", "--to", f"lamp-1={modern.hosts['lamp-1']}")
+    assert sent.code == 1
+    assert "4.04 Not Found" in sent.out
+    assert "1 answer with an error: not done there" in sent.out
+
+
+def test_a_large_answer_of_one_listener_comes_whole(modern: Room) -> None:
+    modern.listen("lamp-1", "--as", "sensor")
+    (answer, _) = modern.send("get", "/log", "--to", f"lamp-1={modern.hosts['lamp-1']}", "--json").json
+    assert len(answer["payload"]) > 4096
+    assert answer["signature"] == "pairwise"
+
+
+def test_a_group_without_pairwise_mode(tmp_path: Path) -> None:
+    def change(plan: GroupPlan) -> GroupPlan:
+        return replace(group_oscore(plan), aead=None, key_agreement=None)
+
+    with furnished(tmp_path, change=change, switch=1, lamp=1) as made:
+        made.listen("lamp-1")
+        to = ("--to", f"lamp-1={made.hosts['lamp-1']}")
+        for _ in range(2):
+            (answer, summary) = made.send("get", "/light", *to, "--json").json
+            assert (answer["signature"], summary["mode"]) == ("verified", "group")
+        asked_for = made.send("get", "/light", *to, "--mode", "pairwise")
+        assert asked_for.err == "groupcoap: group room has no pairwise mode; leave --mode out\n"
+        assert made.send("post", "/light", "--payload", "1", *to).code == 2
+        assert made.send("put", "/light", "--payload", "1").code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["get", "/light", "--to", "lamp-1"], "'lamp-1' is not NAME=ADDRESS[:PORT]"),
+        (["get", "/light", "--to", "lamp-1=here"], "is not ADDRESS or ADDRESS:PORT"),
+        (["get", "/light", "--to", "lamp-1=224.0.1.187"], "is a multicast address"),
+        (
+            ["get", "/light", "--to", "lamp-9=127.0.0.2"],
+            "no listener 'lamp-9' in group room; there is lamp-1, lamp-2",
+        ),
+        (["get", "/light", "--to", "panel-1=127.0.0.2"], "no listener 'panel-1'"),
+        (["get", "/light", "--to", "switch-1=127.0.0.2"], "no listener 'switch-1'"),
+        (["get", "/light", "--to", "known=127.0.0.2"], "--to takes the name or Endpoint ID of one listener"),
+        (
+            ["get", "/light", "--to", "lamp-1,lamp-2=127.0.0.2"],
+            "--to takes the name or Endpoint ID of one listener",
+        ),
+        (["get", "/light", "--mode", "group"], "--mode goes with --to"),
+        (["get", "/light", "--to", "lamp-1=127.0.0.2", "--mode", "both"], "--mode"),
+        (["put", "/light", "--to", "lamp-1=127.0.0.2", "--mode", "group"], "only get and fetch can be sent"),
+        (["observe", "/light", "--to", "lamp-1=127.0.0.2"], "--to does not go with observe"),
+        (["get", "/light", "--to", "lamp-1=127.0.0.2", "--roster", "lamp-1"], "--roster does not go with --to"),
+        (["get", "/light", "--to", "lamp-1=127.0.0.2", "--proxy", "127.0.0.1"], "--proxy does not go with --to"),
+    ],
+)
+def test_one_listener_that_cannot_be_asked_so(modern: Room, arguments: list[str], says: str) -> None:
+    ended = modern.send(*arguments)
+    assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
+    assert says in ended.err

@@ -20,6 +20,7 @@ from groupcoap.errors import Reason
 from groupcoap.membership import COAP_PORT
 
 from .scene import (
+    DRAFT,
     ELSEWHERE,
     FORMAT,
     GROUP,
@@ -28,6 +29,7 @@ from .scene import (
     LIGHT,
     OBSERVE,
     SWITCH,
+    TODAY,
     Speaker,
     Step,
     datagrams_of,
@@ -49,10 +51,10 @@ class Homes:
         return view_of(self.before / "lamp-1", self.after / "lamp-2")
 
 
-@pytest.fixture(scope="module")
-def homes(tmp_path_factory: pytest.TempPathFactory) -> Homes:
+@pytest.fixture(scope="module", params=[DRAFT, TODAY])
+def homes(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Homes:
     directory = tmp_path_factory.mktemp("traffic")
-    before = provisioned(directory / "before")
+    before = provisioned(directory / "before", request.param)
     return Homes(before, renewed(before, directory / "after"))
 
 
@@ -253,9 +255,10 @@ def test_a_number_that_is_used_for_two_messages_raises_an_alarm(homes: Homes, ro
 
 def test_a_forgery_changes_nothing_for_what_is_authentic(room: Room, view: Onlooker) -> None:
     asked = room.switch.request(coap.GET, LIGHT)
-    signature = asked.index(room.switch.gid) + len(room.switch.gid)
-    forged = asked[:signature] + bytes((asked[signature] ^ 1,)) + asked[signature + 1 :]
-    garbled = asked[:-1] + bytes((asked[-1] ^ 1,))
+    in_the_option = room.switch.security.common.profile.name == DRAFT
+    signature = asked.index(room.switch.gid) + len(room.switch.gid) if in_the_option else len(asked) - 64
+    ciphertext = len(asked) - 1 if in_the_option else signature - 1
+    forged, garbled = (asked[:at] + bytes((asked[at] ^ 1,)) + asked[at + 1 :] for at in (signature, ciphertext))
     answer = room.lamp_1.answer(room.switch.asked[asked], coap.CONTENT)
     one, other, authentic, response = look(
         view, (SWITCH, GROUP, forged), (SWITCH, GROUP, garbled), (SWITCH, GROUP, asked), (LAMP_1, SWITCH, answer)

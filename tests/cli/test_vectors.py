@@ -17,8 +17,15 @@ NONCE = {
 }
 
 
-def put(path: Path, *vectors: Any) -> str:
-    content = {"format": "groupcoap-vectors-1", "profile": "multicast-oscore-04", "vectors": vectors}
+NONCE_OF_GROUP_OSCORE = {
+    "kind": "nonce",
+    "input": {"algorithm": -65534, "common_iv": "00" * 13, "id": "01", "partial_iv": "05"},
+    "output": {"nonce": "01" + "00" * 5 + "01" + "0000000005"},
+}
+
+
+def put(path: Path, *vectors: Any, profile: str = "multicast-oscore-04") -> str:
+    content = {"format": "groupcoap-vectors-1", "profile": profile, "vectors": vectors}
     path.write_text(json.dumps(content))
     return str(path)
 
@@ -27,6 +34,21 @@ def test_all_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = put(tmp_path / "a.json", {"name": "n", **NONCE})
     assert main(["vectors", "verify", path, path]) == 0
     assert capsys.readouterr().out == "2 passed, 0 failed\n"
+
+
+def test_files_of_both_profiles_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draft = put(tmp_path / "a.json", {"name": "n", **NONCE})
+    standard = put(tmp_path / "b.json", {"name": "n", **NONCE_OF_GROUP_OSCORE}, profile="group-oscore")
+    assert main(["vectors", "verify", draft, standard]) == 0
+    assert capsys.readouterr().out == "2 passed, 0 failed\n"
+
+
+def test_a_profile_that_is_not_known_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = put(tmp_path / "a.json", {"name": "n", **NONCE}, profile="group-oscore-2")
+    assert main(["vectors", "verify", path]) == 1
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("a.json: profile 'group-oscore-2' is not known")
+    assert last == "0 passed, 1 failed"
 
 
 def test_each_failing_vector_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

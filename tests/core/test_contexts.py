@@ -1,24 +1,32 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from groupcoap.core.contexts import (
     CommonContext,
+    CredentialNeeded,
     SecurityContext,
     SenderContext,
     construct_nonce,
+    pairwise_context,
 )
+from groupcoap.core.group_oscore import GROUP_OSCORE
 from groupcoap.core.multicast_oscore_04 import MULTICAST_OSCORE_04
 from groupcoap.core.option import partial_iv_bytes
+from groupcoap.core.profile import Profile
 from groupcoap.core.sequence import SequenceNumbers
 from groupcoap.core.window import ReplayWindow
-from groupcoap.cose.algorithms import AEAD_ALGORITHMS, DEFAULT_AEAD, Kdf
-from groupcoap.cose.keys import DEFAULT_SIGNATURE
+from groupcoap.cose.algorithms import AEAD_ALGORITHMS, DEFAULT_AEAD, Kdf, encryption_algorithm, key_agreement
+from groupcoap.cose.keys import DEFAULT_SIGNATURE, PrivateKey, PublicKey
 from groupcoap.errors import Busy, Limit, MisuseError, Reason
 from groupcoap.secret import Secret
 from support import (
+    A128CTR,
     BEST_EFFORT,
     GID,
     IDS,
@@ -26,10 +34,16 @@ from support import (
     MULTICASTER,
     NEXT_GID,
     OTHER_LISTENER,
+    Node,
+    answer,
+    challenged,
     common_context,
+    counting_entropy,
+    credential_of,
     decrypt,
     deliver,
     make_node,
+    of_group_oscore,
     private_key,
     protect,
     refused,
@@ -37,6 +51,8 @@ from support import (
     snapshot,
     take_in,
 )
+
+pytestmark = pytest.mark.usefixtures("profile")
 
 numbers = st.integers(0, (1 << 40) - 1)
 short_ids = st.binary(max_size=7)
@@ -53,10 +69,10 @@ def test_different_ids_or_numbers_have_different_nonces(a: bytes, n: int, b: byt
 @given(data=st.data(), number=numbers)
 def test_a_nonce_is_its_base_and_the_number(aead: int, data: st.DataObject, number: int) -> None:
     common = common_context(aead=aead)
-    kid = data.draw(st.binary(max_size=common.aead.max_id_length))
+    kid = data.draw(st.binary(max_size=common.max_id_length))
     nonce = common.nonce(kid, partial_iv_bytes(number))
-    assert len(nonce) == common.aead.nonce_length
-    assert nonce == (common.nonce_base(kid) ^ number).to_bytes(common.aead.nonce_length, "big")
+    assert len(nonce) == AEAD_ALGORITHMS[aead].nonce_length
+    assert nonce == (common.nonce_base(kid) ^ number).to_bytes(len(nonce), "big")
 
 
 def test_a_nonce_is_laid_out_as_written() -> None:
@@ -75,7 +91,7 @@ def test_what_does_not_fit_a_nonce_is_refused(endpoint_id: bytes, partial_iv: by
 @pytest.mark.parametrize("aead", AEAD_ALGORITHMS)
 def test_an_endpoint_id_has_at_most_the_nonce_length_less_six(aead: int) -> None:
     common = common_context(aead=aead)
-    longest = common.aead.nonce_length - 6
+    longest = AEAD_ALGORITHMS[aead].nonce_length - 6
     common.check_id(bytes(longest))
     with pytest.raises(MisuseError):
         common.check_id(bytes(longest + 1))
@@ -284,6 +300,244 @@ def test_a_restored_sender_is_synchronized_and_its_window_holds(unbroken: bool) 
     recipient = decrypt(listener, protect(sender).message, policy=BEST_EFFORT).recipient
     assert recipient.sync.synchronized
     assert recipient.unbroken is unbroken
+
+
+# ---- one Endpoint ID and another Gid
+
+
+def test_a_member_is_known_under_another_gid_by_its_key() -> None:
+    older = security_context(MULTICASTER)
+    newer = security_context(MULTICASTER, common_context(gid=NEXT_GID), ids=(LISTENER,))
+    assert older.same_member(LISTENER, older) == older.same_member(LISTENER, newer) == LISTENER
+    assert older.same_member(OTHER_LISTENER, newer) is None
+    assert older.same_member(b"\x66", older) == b"\x66"
+    assert older.same_member(b"\x66", newer) is None  # nothing is known of it
+    newer.learn(b"\x77", private_key(OTHER_LISTENER).public_key, b"credential")
+    assert older.same_member(OTHER_LISTENER, newer) == b"\x77"
+    newer.learn(LISTENER, private_key(b"somebody else").public_key, b"credential")
+    assert older.same_member(LISTENER, newer) is None
+
+
+# ---- Group OSCORE's parameters
+
+
+def group_with(**changed: Any) -> CommonContext:
+    """A Common Context of Group OSCORE with these parameters."""
+    parameters: dict[str, Any] = {
+        "profile": GROUP_OSCORE,
+        "aead": DEFAULT_AEAD,
+        "kdf": Kdf.HKDF_SHA_256,
+        "signature": DEFAULT_SIGNATURE,
+        "master_secret": Secret(bytes(16)),
+        "gid": GID,
+        "key_agreement": key_agreement(-27),
+        "manager_credential": b"manager",
+    }
+    return CommonContext(**parameters | changed)
+
+
+@pytest.mark.parametrize(
+    ("aead", "group", "iv", "longest", "overhead", "pairwise_overhead"),
+    [
+        (10, None, 13, 7, 8 + 64, 8),
+        (10, 24, 13, 6, 16 + 64, 8),
+        (24, 10, 13, 6, 8 + 64, 16),
+        (12, 10, 13, 1, 8 + 64, 8),
+        (10, A128CTR, 13, 6, 64, 8),
+        (12, A128CTR, 12, 1, 64, 8),
+        (None, 10, 13, 7, 8 + 64, 0),
+        (None, A128CTR, 12, 6, 64, 0),
+    ],
+)
+def test_lengths_are_those_of_both_algorithms(
+    aead: int | None, group: int | None, iv: int, longest: int, overhead: int, pairwise_overhead: int
+) -> None:
+    """The Common IV has the greatest nonce length, an Endpoint ID must fit the smallest (§2.1.4, §2.2)."""
+    common = group_with(
+        aead=None if aead is None else AEAD_ALGORITHMS[aead],
+        group_encryption=None if group is None else encryption_algorithm(group),
+        key_agreement=None if aead is None else key_agreement(-27),
+    )
+    assert (len(common.common_iv), common.max_id_length) == (iv, longest)
+    assert (common.overhead, common.pairwise_overhead) == (overhead, pairwise_overhead)
+    assert common.pairwise is (aead is not None)
+    common.check_id(bytes(longest))
+    with pytest.raises(MisuseError):
+        common.check_id(bytes(longest + 1))
+
+
+@given(st.data(), numbers)
+@pytest.mark.parametrize("length", [7, 12, 13])
+def test_a_nonce_takes_the_start_of_a_longer_common_iv(length: int, data: st.DataObject, number: int) -> None:
+    common_iv = data.draw(st.binary(min_size=13, max_size=13))
+    kid = data.draw(st.binary(max_size=length - 6))
+    whole = bytes((len(kid),)) + kid.rjust(length - 6, b"\0") + number.to_bytes(5, "big")
+    expected = bytes(a ^ b for a, b in zip(whole, common_iv[:length], strict=True))
+    assert construct_nonce(common_iv, kid, partial_iv_bytes(number), length) == expected
+    common = group_with()
+    common.common_iv = common_iv
+    assert common.nonce(kid, partial_iv_bytes(number), length) == expected
+    assert (common.nonce_base(kid, length) ^ number).to_bytes(length, "big") == expected
+
+
+def test_a_group_without_any_encryption_is_none() -> None:
+    with pytest.raises(MisuseError, match="encryption algorithm"):
+        group_with(aead=None)
+
+
+# ---- pairwise keys (Group OSCORE §2.5)
+
+
+@dataclass
+class CountingKey:
+    """A private key that counts how often it agrees on a secret."""
+
+    key: PrivateKey
+    agreed: int = 0
+
+    @property
+    def public_key(self) -> PublicKey:
+        return self.key.public_key
+
+    @property
+    def secret(self) -> Secret:
+        return self.key.secret
+
+    def sign(self, message: bytes) -> bytes:
+        return self.key.sign(message)
+
+    def agree(self, public_key: PublicKey) -> Secret:
+        self.agreed += 1
+        return self.key.agree(public_key)
+
+
+def counting_node(own_id: bytes, *, ids: tuple[bytes, ...] = IDS) -> tuple[Node, CountingKey]:
+    node = make_node(own_id, common_context(), ids=ids)
+    node.sender.private_key = key = CountingKey(node.sender.private_key)
+    return node, key
+
+
+@of_group_oscore
+def test_pairwise_keys_are_derived_once_and_kept_whether_messages_pass_or_not() -> None:
+    (sender, sending), (listener, listening) = counting_node(MULTICASTER), counting_node(LISTENER)
+    for _ in range(3):
+        message = protect(sender, to=LISTENER).message
+        with refused(Reason.DECRYPTION_FAILED):
+            decrypt(listener, message._replace(payload=bytes(40)))
+        got = deliver(listener, message)
+        answer(listener, got.exchange, pairwise=True)
+    assert (sending.agreed, listening.agreed) == (1, 1)
+    protect(sender, to=OTHER_LISTENER)
+    assert (sending.agreed, listening.agreed) == (2, 1)
+    assert sender.context.pairwise(sender.context.recipient(LISTENER)) is sender.context.pairwise(
+        sender.context.recipient(LISTENER)
+    )
+
+
+@of_group_oscore
+def test_pairwise_keys_go_when_the_member_departs_or_its_credential_changes() -> None:
+    sender, key = counting_node(MULTICASTER)
+    for times in (1, 2):
+        first = sender.context.pairwise(sender.context.recipient(LISTENER))
+        assert key.agreed == times
+        sender.context.learn(LISTENER, private_key(LISTENER).public_key, credential_of(LISTENER) + bytes((times,)))
+        assert sender.context.pairwise(sender.context.recipient(LISTENER)) is not first
+        sender.context.learn(LISTENER, private_key(LISTENER).public_key, credential_of(LISTENER))
+        key.agreed = times
+    remaining = sender.context.pairwise(sender.context.recipient(OTHER_LISTENER))
+    sender.context.depart([LISTENER])
+    assert set(sender.context._pairwise) == {OTHER_LISTENER}
+    assert sender.context.pairwise(sender.context.recipient(OTHER_LISTENER)) is remaining
+    with refused(Reason.UNKNOWN_SENDER):
+        sender.context.recipient(LISTENER)
+
+
+@of_group_oscore
+def test_a_renewal_derives_new_pairwise_keys() -> None:
+    one, other = (security_context(MULTICASTER, common_context(gid=gid)) for gid in (GID, NEXT_GID))
+    sealed = [
+        context.pairwise(context.recipient(LISTENER)).outgoing.apply(bytes(13), b"message", b"")
+        for context in (one, other)
+    ]
+    assert sealed[0] != sealed[1]
+
+
+def test_no_channel_shows_its_key() -> None:
+    context = security_context(MULTICASTER)
+    assert context.sender is not None
+    for channel in (context.sender.channel, context.recipient(LISTENER).channel):
+        assert repr(channel) == "<Channel with nonces of 13 bytes>"
+
+
+@of_group_oscore
+def test_a_superseded_context_has_no_pairwise_keys_and_derives_them_again_for_what_comes_late() -> None:
+    sender, key = counting_node(MULTICASTER)
+    context = sender.context
+    context.pairwise(context.recipient(LISTENER))
+    context.supersede()
+    assert (context._pairwise, context.current, context.accepts_requests) == ({}, False, False)
+    for _ in range(2):
+        context.pairwise(context.recipient(LISTENER))
+        assert key.agreed == 2
+
+
+def test_with_a_renewal_challenges_go_where_the_profile_wants_it(profile: Profile) -> None:
+    sender, listener = make_node(MULTICASTER), make_node(LISTENER)
+    challenged(listener, protect(sender).message, entropy=counting_entropy())
+    (recipient,) = listener.context.recipients
+    assert len(recipient.sync._challenges) == 1
+    listener.context.supersede()
+    assert len(recipient.sync._challenges) == (1 if profile.name == "multicast-oscore-04" else 0)
+
+
+@of_group_oscore
+def test_keys_with_who_is_no_known_member_are_not_kept() -> None:
+    """Or whoever invents senders would fill the memory."""
+    context = security_context(MULTICASTER, ids=())
+    recipient = context.recipient(LISTENER)
+    with pytest.raises(CredentialNeeded) as caught:
+        context.pairwise(recipient)
+    assert (caught.value.context, caught.value.sender_id) == (context, LISTENER)
+    recipient.learn(private_key(LISTENER).public_key, credential_of(LISTENER))
+    assert context.pairwise(recipient).outgoing is not context.pairwise(recipient).outgoing
+    assert not context._pairwise
+
+
+@of_group_oscore
+def test_there_are_no_pairwise_keys_without_a_mode_a_key_or_a_usable_credential() -> None:
+    without_mode = security_context(MULTICASTER, common_context(pairwise=False))
+    pure = security_context(None)
+    for context in (without_mode, pure):
+        with refused(Reason.NO_PAIRWISE_MODE):
+            context.pairwise(context.recipient(LISTENER))
+    context = security_context(MULTICASTER)
+    small = DEFAULT_SIGNATURE.public_key(b"\x01" + bytes(31))
+    context.learn(LISTENER, small, b"credential")
+    with refused(Reason.NO_PUBLIC_KEY):
+        context.pairwise(context.recipient(LISTENER))
+
+
+@of_group_oscore
+def test_deriving_pairwise_keys_takes_both_credentials_and_the_mode() -> None:
+    context = security_context(MULTICASTER)
+    sender, recipient = context.sender, context.recipient(LISTENER)
+    assert sender is not None
+    keys = pairwise_context(sender, recipient)
+    assert (keys.outgoing.overhead, keys.incoming.overhead) == (0, 8)
+    for credential, public_key in ((None, recipient.public_key), (recipient.credential, None)):
+        recipient.learn(public_key, credential)
+        with pytest.raises(MisuseError, match="credentials of both"):
+            pairwise_context(sender, recipient)
+    without = security_context(MULTICASTER, common_context(pairwise=False))
+    assert without.sender is not None
+    with pytest.raises(MisuseError, match="not used"):
+        pairwise_context(without.sender, without.recipient(LISTENER))
+
+
+@of_group_oscore
+def test_a_member_without_a_credential_of_its_own_can_say_nothing() -> None:
+    with pytest.raises(MisuseError, match="credential of its own"):
+        SenderContext(common_context(), MULTICASTER, private_key(MULTICASTER), SequenceNumbers())
 
 
 def test_texts_of_contexts_name_them_and_hide_their_secrets() -> None:

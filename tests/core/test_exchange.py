@@ -7,9 +7,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groupcoap.core.exchange import IncomingExchange, OutgoingExchange, outgoing_exchange
-from groupcoap.core.profile import RequestIds
+from groupcoap.core.profile import Profile, RequestIds
 from groupcoap.errors import Reason
-from support import GID, LISTENER, MULTICASTER, OTHER_LISTENER, attempt, refused, security_context
+from support import (
+    GID,
+    LISTENER,
+    MULTICASTER,
+    OTHER_LISTENER,
+    attempt,
+    of_group_oscore,
+    of_the_draft,
+    refused,
+    security_context,
+)
+
+pytestmark = pytest.mark.usefixtures("profile")
 
 IDS = RequestIds(MULTICASTER, b"\x05", GID)
 
@@ -18,8 +30,8 @@ def incoming(right: bytes | None) -> IncomingExchange:
     return IncomingExchange(*IDS, right, True)
 
 
-def outgoing(*, observe: bool) -> OutgoingExchange:
-    return outgoing_exchange(security_context(MULTICASTER), IDS, (b"", b""), bytes(13), observe)
+def outgoing(*, observe: bool, peer: bytes | None = None) -> OutgoingExchange:
+    return outgoing_exchange(security_context(MULTICASTER), IDS, (b"", b""), bytes(13), observe, peer)
 
 
 def test_the_nonce_of_a_request_is_given_once() -> None:
@@ -49,6 +61,7 @@ def test_of_two_threads_that_ask_at_once_one_gets_nothing() -> None:
     assert exchange.take_request_nonce() is None
 
 
+@of_the_draft
 def test_each_listener_answers_once() -> None:
     exchange = outgoing(observe=False)
     exchange.accept(LISTENER, 0, None, notification=False)
@@ -56,6 +69,59 @@ def test_each_listener_answers_once() -> None:
     for kid, number in [(LISTENER, None), (LISTENER, 8), (OTHER_LISTENER, None), (OTHER_LISTENER, 8)]:
         with refused(Reason.REPLAY):
             exchange.accept(kid, 1, number, notification=False)
+
+
+@of_group_oscore
+def test_who_was_asked_alone_answers_once() -> None:
+    for first in (None, 7):
+        exchange = outgoing(observe=False, peer=LISTENER)
+        exchange.accept(LISTENER, 0, first, notification=False)
+        for number in (None, 7, 8):
+            with refused(Reason.REPLAY):
+                exchange.accept(LISTENER, 1, number, notification=False)
+
+
+@of_group_oscore
+def test_answers_to_a_group_rise_for_each_listener_and_the_one_without_a_number_is_the_oldest() -> None:
+    exchange = outgoing(observe=False)
+    exchange.accept(LISTENER, 0, None, notification=False)
+    exchange.accept(LISTENER, 0, 7, notification=False)
+    exchange.accept(OTHER_LISTENER, 0, 7, notification=False)
+    for kid in (LISTENER, OTHER_LISTENER):
+        with refused(Reason.REPLAY):  # it would be older than what is known
+            exchange.accept(kid, 0, None, notification=False)
+        for number in (7, 6, 0):
+            with refused(Reason.NOTIFICATION_ORDER):
+                exchange.accept(kid, 0, number, notification=False)
+        exchange.accept(kid, 0, 8, notification=False)
+    with refused(Reason.NOT_OBSERVED):
+        exchange.accept(LISTENER, 0, 9, notification=True)
+
+
+@pytest.mark.parametrize("observe", [False, True])
+@pytest.mark.parametrize("peer", [None, LISTENER])
+def test_an_exchange_is_long_that_observes_or_where_the_profile_says_so_asks_a_group(
+    profile: Profile, observe: bool, peer: bytes | None
+) -> None:
+    asks_a_group = peer is None and profile.name == "group-oscore"
+    exchange = outgoing(observe=observe, peer=peer)
+    assert (exchange.long, exchange.peer) == (observe or asks_a_group, peer)
+
+
+def test_one_key_answers_under_one_id_alone() -> None:
+    exchange = outgoing(observe=True)
+    exchange.accept(LISTENER, 0, 1, notification=True, public_key=b"one")
+    exchange.accept(OTHER_LISTENER, 0, 1, notification=True, public_key=b"other")
+    for _ in range(2):
+        with refused(Reason.OTHER_RESPONDER):
+            exchange.accept(b"\x77", 0, 1, notification=True, public_key=b"one")
+    exchange.accept(LISTENER, 1, 0, notification=True, public_key=b"one")
+    assert exchange._answered == {LISTENER, OTHER_LISTENER}
+
+
+@pytest.mark.parametrize("pairwise", [True, False])
+def test_an_exchange_knows_the_mode_of_its_request(pairwise: bool) -> None:
+    assert IncomingExchange(*IDS, None, False, pairwise=pairwise).pairwise is pairwise
 
 
 def test_an_exchange_keeps_what_answers_are_checked_with() -> None:

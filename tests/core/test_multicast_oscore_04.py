@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cbor2
 import pytest
 from cryptography.hazmat.primitives import hashes
@@ -18,14 +20,18 @@ from groupcoap.core.profile import RequestIds
 from groupcoap.core.requests import Trace, protect_request
 from groupcoap.core.responses import protect_response
 from groupcoap.core.synchronization import SynchronizationPolicy
-from groupcoap.cose.algorithms import AEAD_ALGORITHMS, Kdf
+from groupcoap.cose.algorithms import AEAD_ALGORITHMS, Kdf, encryption_algorithm, key_agreement
+from groupcoap.cose.keys import signature_algorithm
 from groupcoap.errors import MisuseError, Reason, Rejected
+from groupcoap.secret import Secret
 from support import (
+    A128CTR,
     ADDRESS,
     BASELINE,
     BEST_EFFORT,
     EDDSA,
     ES256,
+    ES384,
     GID,
     LISTENER,
     MULTICASTER,
@@ -88,9 +94,47 @@ def test_both_structures_hold_the_same_external_aad(aead: int, data: st.DataObje
     assert prepared[0] == cbor2.dumps(["Encrypt0", b"", external], canonical=True)
     for length in (9, 23, 24, 255, 256, 65535, 65536):
         payload = bytes(length)
-        signature, (signed,) = MULTICAST_OSCORE_04.countersigned(common, (b"signature", *prepared[1:], payload))
+        parts = (b"signature", *prepared[1:], payload)
+        signature, signed = MULTICAST_OSCORE_04.countersigned(common, parts)
         assert signature == b"signature"
+        assert MULTICAST_OSCORE_04.countersigned_otherwise(common, parts) is None
         assert signed == cbor2.dumps(["CounterSignature", b"", b"", external, payload], canonical=True)
+
+
+@pytest.mark.parametrize(
+    ("changed", "what"),
+    [
+        ({"aead": None, "group_encryption": encryption_algorithm(10)}, "one encryption algorithm"),
+        ({"group_encryption": encryption_algorithm(A128CTR)}, "one encryption algorithm"),
+        ({"group_encryption": encryption_algorithm(24)}, "one encryption algorithm"),
+        ({"key_agreement": key_agreement(-27)}, "no pairwise mode"),
+        ({"master_salt": b"salt"}, "no Master Salt"),
+        ({"kdf": Kdf.HKDF_SHA_384}, "HKDF-SHA384"),
+        ({"signature": signature_algorithm(ES384)}, "ES384"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_what_came_later_is_refused(changed: dict[str, Any], what: str) -> None:
+    parameters: dict[str, Any] = {
+        "profile": MULTICAST_OSCORE_04,
+        "aead": AEAD_ALGORITHMS[10],
+        "kdf": Kdf.HKDF_SHA_256,
+        "signature": signature_algorithm(EDDSA),
+        "master_secret": Secret(bytes(16)),
+        "gid": GID,
+    }
+    assert CommonContext(**parameters).pairwise is False
+    with pytest.raises(MisuseError, match=what):
+        CommonContext(**parameters | changed)
+
+
+def test_there_is_no_pairwise_mode_and_no_plaintext_is_withheld() -> None:
+    common = common_context()
+    with pytest.raises(MisuseError, match="pairwise"):
+        MULTICAST_OSCORE_04.derive_pairwise_key(common, LISTENER, Secret(b"salt"), Secret(b"secret"))
+    channel = make_node(LISTENER).context.recipient(MULTICASTER).channel
+    with pytest.raises(MisuseError, match="withholds"):
+        MULTICAST_OSCORE_04.reveal(channel, bytes(13), (b"",))
 
 
 # ---- the option
@@ -273,7 +317,7 @@ def test_every_message_arrives_as_it_was_under_every_algorithm(
     aead: int, kdf: Kdf, signature: int, data: st.DataObject
 ) -> None:
     common = common_context(aead=aead, kdf=kdf, signature=signature)
-    kid = st.binary(max_size=common.aead.max_id_length)
+    kid = st.binary(max_size=common.max_id_length)
     own, other = data.draw(st.lists(kid, min_size=2, max_size=2, unique=True))
     first = data.draw(st.integers(0, (1 << 40) - 1))
     sender = make_node(own, common, ids=(own, other), first=first)

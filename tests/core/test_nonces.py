@@ -14,14 +14,18 @@ from hypothesis import strategies as st
 
 from groupcoap.core import coap, contexts
 from groupcoap.core.coap import Message
+from groupcoap.core.contexts import CommonContext, pairwise_keys
 from groupcoap.core.exchange import IncomingExchange
+from groupcoap.core.profile import Profile
 from groupcoap.core.registry import Registry
 from groupcoap.core.requests import Trace, admit, protect_request
 from groupcoap.core.responses import protect_response
 from groupcoap.core.synchronization import Entropy
 from groupcoap.errors import MisuseError, Rejected
 from support import (
+    A128CTR,
     BEST_EFFORT,
+    CHACHA20,
     CHALLENGE,
     GID,
     LISTENER,
@@ -37,7 +41,11 @@ from support import (
     security_context,
 )
 
+pytestmark = pytest.mark.usefixtures("profile")
+
 OWN_IDS = (MULTICASTER, LISTENER)
+# (AEAD algorithm, Group Encryption Algorithm): nonces of one length, of two, and a cipher without integrity
+GROUPS = {"CCM": (10, 10), "CCM, ChaCha20": (10, CHACHA20), "CCM, CTR": (10, A128CTR)}
 OBSERVE = (coap.OBSERVE, b"")
 REPEAT = (coap.REPEAT, bytes(8))
 
@@ -49,20 +57,40 @@ Action = Callable[["History", int, int], None]
 class History:
     """Two members that both ask and answer; every message ever sent may arrive again at any time."""
 
-    nodes: list[Node] = field(default_factory=lambda: [make_node(kid) for kid in OWN_IDS])
+    algorithms: tuple[int, int] = GROUPS["CCM"]
+    nodes: list[Node] = field(default_factory=list)
     epochs: list[int] = field(default_factory=lambda: [0, 0])
     sent: list[Message] = field(default_factory=list)
     exchanges: list[tuple[int, IncomingExchange]] = field(default_factory=list)
     used: list[tuple[bytes, bytes]] = field(default_factory=list)
     entropy: Entropy = field(default_factory=counting_entropy)
 
+    def __post_init__(self) -> None:
+        self.nodes = [make_node(kid, self.common(GID)) for kid in OWN_IDS]
+
+    def common(self, gid: bytes) -> CommonContext:
+        aead, encryption = self.algorithms
+        return common_context(gid=gid, aead=aead, group_encryption=encryption)
+
+    def key(self, who: int, *, alone: bool) -> bytes:
+        """What this member encrypts with, for all or for the other one alone."""
+        node, other = self.nodes[who], OWN_IDS[1 - who]
+        if not alone:
+            return node.sender.key.reveal()
+        return pairwise_keys(node.sender, node.context.recipient(other))[1].reveal()
+
 
 def send(history: History, who: int, choice: int) -> None:
     node = history.nodes[who]
     message = request(coap.GET, *([OBSERVE] if choice % 2 else []))
-    key = node.sender.key.reveal()
+    alone = node.context.common.pairwise and choice % 3 == 0
+    key = history.key(who, alone=alone)
     protected = protect_request(
-        node.context, node.sender, message, lambda trace: history.used.append((key, trace.nonce))
+        node.context,
+        node.sender,
+        message,
+        lambda trace: history.used.append((key, trace.nonce)),
+        to=node.context.recipient(OWN_IDS[1 - who]) if alone else None,
     )
     history.sent.append(protected.message)
 
@@ -88,8 +116,10 @@ def reply(history: History, who: int, choice: int) -> None:
     if not mine:
         return
     options = ((), (), (), (OBSERVE,), (REPEAT,))[choice % 5]
-    sender = history.nodes[who].sender
-    key = sender.key.reveal()
+    node = history.nodes[who]
+    sender = node.sender
+    alone = sender.common.pairwise and choice % 7 < 3
+    key = history.key(who, alone=alone)
 
     def collect(trace: Trace) -> None:
         history.used.append((key, trace.nonce))
@@ -101,6 +131,7 @@ def reply(history: History, who: int, choice: int) -> None:
             response(coap.CONTENT, *options, payload=bytes((choice % 3,))),
             fresh=choice % 11 == 0,
             include_gid=choice % 3 == 0,
+            to=(node.context, node.context.recipient(OWN_IDS[1 - who])) if alone else None,
             trace=collect,
         )
     except MisuseError as error:
@@ -114,7 +145,7 @@ def renewed(history: History, who: int, choice: int) -> None:
 
 def context_at(history: History, who: int, *, first: int = 0, intact: bool = True) -> contexts.SecurityContext:
     gid = GID[:-1] + bytes((history.epochs[who],))
-    return security_context(OWN_IDS[who], common_context(gid=gid), first=first, intact=intact)
+    return security_context(OWN_IDS[who], history.common(gid), first=first, intact=intact)
 
 
 def restart(history: History, who: int, choice: int) -> None:
@@ -157,15 +188,20 @@ def play(history: History, taken: list[tuple[Action, int, int]]) -> list[tuple[b
     return [pair for pair, times in Counter(history.used).items() if times > 1]
 
 
+@pytest.mark.parametrize("algorithms", GROUPS.values(), ids=GROUPS)
 @settings(max_examples=300)
-@given(st.lists(steps, min_size=15, max_size=60))
-@example([(talk, 0, 1), (again, 0, 1), (reply, 0, 1)])
-@example([(talk, 0, 1), (restart, 0, 0), (again, 0, 1)])
-@example([(talk, 0, 1), (evict, 0, 0), (again, 0, 1)])
-@example([(talk, 0, 1), (renewed, 0, 0), (reply, 0, 1), (again, 0, 1)])
-@example([(talk, 0, 1), (renewed, 0, 0), (renewed, 1, 0), (talk, 0, 1), (again, 0, 12)])
-def test_no_key_sees_a_nonce_twice_in_any_history(taken: list[tuple[Action, int, int]]) -> None:
-    assert play(History(), taken) == []
+@given(taken=st.lists(steps, min_size=15, max_size=60))
+@example(taken=[(talk, 0, 1), (again, 0, 1), (reply, 0, 1)])
+@example(taken=[(talk, 0, 1), (restart, 0, 0), (again, 0, 1)])
+@example(taken=[(talk, 0, 1), (evict, 0, 0), (again, 0, 1)])
+@example(taken=[(talk, 0, 1), (renewed, 0, 0), (reply, 0, 1), (again, 0, 1)])
+@example(taken=[(talk, 0, 1), (renewed, 0, 0), (renewed, 1, 0), (talk, 0, 1), (again, 0, 12)])
+def test_no_key_sees_a_nonce_twice_in_any_history(
+    profile: Profile, algorithms: tuple[int, int], taken: list[tuple[Action, int, int]]
+) -> None:
+    if not profile.rules.pairwise and algorithms != GROUPS["CCM"]:
+        return  # it has one encryption algorithm
+    assert play(History(algorithms), taken) == []
 
 
 def give_again(exchange: IncomingExchange) -> bytes | None:
@@ -179,8 +215,9 @@ def test_these_histories_show_a_nonce_that_is_used_twice(monkeypatch: pytest.Mon
     assert play(History(), [(talk, 0, 1), (restart, 0, 0), (arrive, 0, 1), (reply, 0, 2)]) != []
 
 
-def test_answers_in_these_histories_do_use_the_nonce_of_the_request() -> None:
-    history = History()
-    assert play(history, [(talk, 0, 1)]) == []
-    (_, asked), (_, answered) = history.used
-    assert asked == answered
+def test_answers_in_these_histories_do_use_the_nonce_of_the_request(profile: Profile) -> None:
+    for choice in (5, 1, 6, 15) if profile.rules.pairwise else (5,):  # all four mixes
+        history = History()
+        assert play(history, [(talk, 0, choice)]) == []
+        (_, asked), (_, answered) = history.used
+        assert asked == answered

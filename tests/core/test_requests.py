@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import cbor2
 import pytest
 
 from groupcoap.core import coap
 from groupcoap.core.coap import Message, Options
-from groupcoap.core.multicast_oscore_04 import MULTICAST_OSCORE_04
+from groupcoap.core.contexts import CommonContext, CredentialNeeded
 from groupcoap.core.option import decode_prefix
+from groupcoap.core.profile import Profile
 from groupcoap.core.registry import Registry
 from groupcoap.core.requests import (
     DecryptedRequest,
@@ -25,6 +27,7 @@ from groupcoap.core.sequence import MAXIMUM
 from groupcoap.core.synchronization import Freshness, Method, SynchronizationPolicy
 from groupcoap.errors import MisuseError, Reason, Rejected, SequenceNumbersExhausted
 from support import (
+    A128CTR,
     ADDRESS,
     BASELINE,
     BEST_EFFORT,
@@ -40,10 +43,13 @@ from support import (
     challenged,
     common_context,
     counting_entropy,
+    credential_of,
     decrypt,
     deliver,
     install,
     make_node,
+    of_group_oscore,
+    of_the_draft,
     option_of,
     private_key,
     protect,
@@ -57,6 +63,8 @@ from support import (
     take_in,
     with_protection,
 )
+
+pytestmark = pytest.mark.usefixtures("profile")
 
 
 def pair() -> tuple[Node, Node]:
@@ -256,11 +264,12 @@ def test_what_is_no_more_than_a_tag_is_malformed_whoever_sent_it(destination: by
     message = protect(sender).message
     if known:
         deliver(listener, message)
-    for length in (1, 8):
+    overhead = listener.context.common.overhead
+    for length in (1, 8, overhead):
         with refused(Reason.MALFORMED):
             decrypt(listener, message._replace(payload=bytes(length)), destination=destination)
     with refused(Reason.REPLAY if known else Reason.DECRYPTION_FAILED):
-        decrypt(listener, message._replace(payload=bytes(9)), destination=destination)
+        decrypt(listener, message._replace(payload=bytes(overhead + 1)), destination=destination)
 
 
 def test_a_replay_is_rejected_before_it_is_decrypted() -> None:
@@ -269,21 +278,69 @@ def test_a_replay_is_rejected_before_it_is_decrypted() -> None:
     for message in (newest, old):  # what comes late is still new
         deliver(listener, message)
     for number, message in ((300, old), (301, newest)):
-        for again in (message, message._replace(payload=bytes(40))):
+        for again in (message, message._replace(payload=bytes(100))):
             with pytest.raises(Rejected) as caught:
                 decrypt(listener, again)
             assert str(caught.value) == f"replay: sequence number {number} of 01"
 
 
-@pytest.mark.parametrize("length", [1, 8, 9])
-def test_what_is_no_more_than_a_tag_is_malformed_before_anything_is_said_of_its_sender(length: int) -> None:
+@pytest.mark.parametrize("pairwise", [False, True], ids=["group", "pairwise"])
+@pytest.mark.parametrize("beyond", [-7, 0, 1])
+def test_what_is_no_more_than_a_tag_is_malformed_before_anything_is_said_of_its_sender(
+    profile: Profile, beyond: int, pairwise: bool
+) -> None:
     sender, listener = pair()
-    message = protect(sender).message._replace(payload=bytes(length))
+    common = listener.context.common
+    pairwise = pairwise and profile.rules.pairwise
+    overhead = common.pairwise_overhead if pairwise else common.overhead
+    message = protect(sender, to=LISTENER if pairwise else None).message._replace(payload=bytes(overhead + beyond))
     listener.context.depart([MULTICASTER])
-    with refused(Reason.MALFORMED if length < 9 else Reason.OWN_MESSAGE):
+    with refused(Reason.MALFORMED if beyond <= 0 else Reason.OWN_MESSAGE):
         decrypt(sender, message)
-    with refused(Reason.MALFORMED if length < 9 else Reason.UNKNOWN_SENDER):
+    with refused(Reason.MALFORMED if beyond <= 0 else Reason.UNKNOWN_SENDER):
         decrypt(listener, message)
+
+
+@of_group_oscore
+@pytest.mark.parametrize("method", range(1, 0x20))
+def test_in_pairwise_mode_every_method_comes_by_unicast(method: int) -> None:
+    """Nobody but the one listener can have been meant."""
+    sender, listener = pair()
+    got = deliver(listener, protect(sender, request(method, payload=b"x"), to=LISTENER).message, destination=None)
+    assert (got.message.code, got.signature) == (method, SignatureState.PAIRWISE)
+    assert (got.signature.authentic, got.exchange.pairwise) == (True, True)
+    with refused(Reason.REPLAY):
+        receive(listener, protect(make_node(MULTICASTER)).message)
+
+
+@of_group_oscore
+def test_only_the_one_that_a_pairwise_request_is_for_can_read_it() -> None:
+    sender, other = make_node(MULTICASTER), make_node(OTHER_LISTENER)
+    message = protect(sender, to=LISTENER).message
+    with refused(Reason.DECRYPTION_FAILED):
+        receive(other, message, destination=None)
+    with refused(Reason.NO_PAIRWISE_MODE):
+        receive(make_node(None), message, destination=None)
+
+
+@of_group_oscore
+def test_whoever_cannot_be_agreed_with_is_sent_nothing_and_costs_no_number() -> None:
+    sender = make_node(MULTICASTER, common_context(pairwise=False))
+    with pytest.raises(MisuseError, match="pairwise mode"):
+        protect(sender, to=LISTENER)
+    assert sender.sender.numbers.take() == 0
+    with pytest.raises(MisuseError, match="pairwise mode"):
+        protect(make_node(MULTICASTER, ids=()), to=LISTENER)
+
+
+def test_what_is_known_of_a_request_s_author() -> None:
+    authentic = {state: state.authentic for state in SignatureState}
+    assert authentic == {
+        SignatureState.VERIFIED: True,
+        SignatureState.SKIPPED: False,
+        SignatureState.DEFERRED: False,
+        SignatureState.PAIRWISE: True,
+    }
 
 
 @pytest.mark.parametrize("method", range(1, 0x20))
@@ -316,14 +373,16 @@ def test_an_outer_repeat_is_no_repeat() -> None:
     assert deliver(listener, dressed).message == request(coap.PUT, payload=b"x")
 
 
-@pytest.mark.parametrize("length", [0, 7, 8, 40, 41])
-def test_a_repeat_comes_by_unicast_alone_and_has_8_to_40_bytes(length: int) -> None:
+@pytest.mark.parametrize("length", [0, 1, 7, 8, 40, 41])
+def test_a_repeat_comes_by_unicast_alone_and_has_up_to_40_bytes(profile: Profile, length: int) -> None:
+    """From 8 on in the draft, from 1 on as Echo."""
     sender, listener = pair()
     with_repeat = request(coap.PUT, (coap.URI_PATH, b"a"), (coap.REPEAT, bytes(length)), payload=b"x")
     message = protect(sender, with_repeat).message
     with refused(Reason.REPEAT_BY_MULTICAST):
-        decrypt(listener, message)
-    if 8 <= length <= 40:
+        receive(listener, message)
+    shortest = {"multicast-oscore-04": 8, "group-oscore": 1}[profile.name]
+    if shortest <= length <= 40:
         with refused(Reason.REPEAT_UNKNOWN):
             receive(listener, message, destination=None)
     else:
@@ -336,7 +395,7 @@ def test_a_repeat_is_found_wherever_it_stands(behind: Options) -> None:
     sender, listener = pair()
     message = protect(sender, request(coap.GET, (coap.REPEAT, bytes(8)), *behind)).message
     with refused(Reason.REPEAT_BY_MULTICAST):
-        decrypt(listener, message)
+        receive(listener, message)
     with refused(Reason.REPEAT_UNKNOWN):
         receive(listener, message, destination=None)
 
@@ -344,7 +403,7 @@ def test_a_repeat_is_found_wherever_it_stands(behind: Options) -> None:
 def test_while_a_challenge_is_open_only_multicast_requests_are_dropped_undecrypted() -> None:
     sender, listener = pair()
     challenged(listener, protect(sender).message, entropy=counting_entropy())
-    forged = protect(sender).message._replace(payload=bytes(20))
+    forged = protect(sender).message._replace(payload=bytes(100))
     with refused(Reason.CHALLENGE_PENDING):
         decrypt(listener, forged, policy=CHALLENGE)
     with refused(Reason.DECRYPTION_FAILED):
@@ -405,14 +464,19 @@ def test_what_is_wrong_in_one_of_several_groups_counts_more_than_that_it_does_no
 # ---- the stages
 
 
-def test_nothing_before_delivery_shows_the_message_or_changes_anything() -> None:
+@pytest.mark.parametrize("to", [None, LISTENER], ids=["group", "pairwise"])
+def test_nothing_before_delivery_shows_the_message_or_changes_anything(profile: Profile, to: bytes | None) -> None:
     sender, listener = pair()
     before = snapshot(listener)
-    message = protect(sender, request(coap.PUT, payload=b"x")).message
+    to = to if profile.rules.pairwise else None
+    message = protect(sender, request(coap.PUT, payload=b"x"), to=to).message
     decrypted = decrypt(listener, message)
+    assert decrypted.pairwise is (to is not None)
     authentic = decrypted.check_signature()
-    waived = decrypted.waive_signature(deferred=False)
-    for stage in (decrypted, authentic, waived):
+    stages = [decrypted, authentic]
+    if not profile.rules.signature_first:
+        stages.append(decrypted.waive_signature(deferred=False))
+    for stage in stages:
         assert not [name for name in dir(stage) if not name.startswith("_") and "message" in name.lower()]
         assert type(stage).__name__ != "DeliveredRequest"
     assert snapshot(listener) == before
@@ -428,39 +492,50 @@ def test_what_was_only_decrypted_is_not_admitted() -> None:
         admit(decrypted, 0.0, counting_entropy())
 
 
-def test_a_first_stage_may_be_looked_at_for_the_decision_to_verify() -> None:
+def test_a_first_stage_may_be_looked_at_for_the_decision_to_verify(profile: Profile) -> None:
     sender, listener = pair()
     message = request(coap.PUT, (1, b"if"), (coap.URI_PATH, b"a"), (coap.URI_PATH, b"b"), (coap.URI_QUERY, b"q"))
     decrypted = decrypt(listener, protect(sender, message).message)
+    if profile.rules.signature_first:
+        with pytest.raises(MisuseError, match="before its countersignature"):
+            decrypted.peek_resource()
+        decrypted.check_signature()
     assert decrypted.peek_resource() == (coap.PUT, (b"a", b"b"))
     assert decrypted.sender_id == MULTICASTER
     assert decrypted.public_key is not None
     assert decrypted.public_key.data == private_key(MULTICASTER).public_key.data
 
 
-def test_what_is_inside_may_be_looked_at_by_tools_and_for_the_choice_of_blocks() -> None:
+def test_what_is_inside_may_be_looked_at_by_tools_and_for_the_choice_of_blocks(profile: Profile) -> None:
     sender, listener = pair()
     message = request(coap.PUT, (coap.URI_PATH, b"a"), (coap.BLOCK1, b"\x08"), payload=bytes(16))
     decrypted = decrypt(listener, protect(sender, message).message)
     assert decrypted.for_onlooker() == message
+    if profile.rules.signature_first:
+        with pytest.raises(MisuseError, match="before its countersignature"):
+            decrypted.has_option(frozenset((coap.BLOCK1,)))
+        decrypted.check_signature()
+        assert decrypted.for_onlooker() == message
     assert decrypted.has_option(frozenset((coap.BLOCK1, coap.BLOCK2)))
     assert not decrypted.has_option(frozenset((coap.BLOCK2,)))
 
 
-def test_the_trace_of_a_request_shows_what_went_into_it() -> None:
+def test_the_trace_of_a_request_shows_what_went_into_it(profile: Profile) -> None:
     sender, listener = pair()
     traces: list[Trace] = []
     protected = protect_request(sender.context, sender.sender, request(coap.PUT, payload=b"x"), traces.append)
     (trace,) = traces
-    profile, common = MULTICAST_OSCORE_04, sender.context.common
+    common, author = sender.context.common, sender.sender.author
     assert trace.plaintext == profile.split(request(coap.PUT, payload=b"x"))[2]
-    assert trace.external_aad == profile.external_aad(common, protected.exchange.ids, trace.option, sender.sender.author)
+    assert trace.external_aad == profile.external_aad(common, protected.exchange.ids, trace.option, author)
     assert trace.nonce == protected.exchange.nonce
     assert trace.option == option_of(protected.message)
-    assert trace.aad == protected.exchange.prepared[0]
+    assert trace.aad == cbor2.dumps(["Encrypt0", b"", trace.external_aad])
     cipher = common.encryption.cipher(sender.sender.key)
-    assert cipher.decrypt(trace.nonce, protected.message.payload, trace.aad) == trace.plaintext
-    assert trace.to_be_signed.endswith(protected.message.payload)
+    payload = protected.message.payload
+    ciphertext = payload[: len(payload) - common.overhead + common.encryption.tag_length]
+    assert cipher.decrypt(trace.nonce, ciphertext, trace.aad) == trace.plaintext
+    assert trace.to_be_signed.endswith(ciphertext)
     assert deliver(listener, protected.message).sequence_number == 0
 
 
@@ -470,6 +545,47 @@ def by_unknown_sender() -> tuple[Node, DecryptedRequest]:
     return listener, decrypt(listener, protect(make_node(MULTICASTER)).message)
 
 
+@of_group_oscore
+@pytest.mark.parametrize("to", [None, LISTENER], ids=["group", "pairwise"])
+def test_without_the_credential_nothing_is_decrypted_until_it_was_looked_up(to: bytes | None) -> None:
+    """It is in the AAD: the message is looked at again."""
+    sender, listener = make_node(MULTICASTER), make_node(LISTENER, ids=())
+    message = protect(sender, to=to).message
+    with pytest.raises(CredentialNeeded) as caught:
+        decrypt(listener, message)
+    assert caught.value.reason is Reason.NO_PUBLIC_KEY
+    assert (caught.value.context, caught.value.sender_id) == (listener.context, MULTICASTER)
+    assert list(listener.context.recipients) == []
+    other = private_key(OTHER_LISTENER).public_key
+    listener.context.learn(MULTICASTER, other, credential_of(OTHER_LISTENER))
+    with refused(Reason.DECRYPTION_FAILED):
+        receive(listener, message)
+    listener.context.learn(MULTICASTER, private_key(MULTICASTER).public_key, credential_of(MULTICASTER))
+    assert deliver(listener, message).signature.authentic
+
+
+@of_group_oscore
+def test_the_key_that_counts_may_be_given_and_must_be_the_signers() -> None:
+    sender, listener = pair()
+    decrypted = decrypt(listener, protect(sender).message)
+    with refused(Reason.SIGNATURE_FAILED):
+        decrypted.check_signature(private_key(OTHER_LISTENER).public_key)
+    with pytest.raises(MisuseError):
+        decrypted.peek_resource()
+    delivered = take_in(decrypted.check_signature(private_key(MULTICASTER).public_key))
+    assert delivered.signature is SignatureState.VERIFIED
+
+
+@of_group_oscore
+def test_nothing_is_verified_once_the_key_is_gone() -> None:
+    sender, listener = pair()
+    decrypted = decrypt(listener, protect(sender).message)
+    decrypted.recipient.learn(None, None)
+    with refused(Reason.NO_PUBLIC_KEY):
+        decrypted.check_signature()
+
+
+@of_the_draft
 def test_without_the_public_key_nothing_is_delivered_and_no_recipient_kept() -> None:
     listener, decrypted = by_unknown_sender()
     assert decrypted.public_key is None
@@ -478,6 +594,7 @@ def test_without_the_public_key_nothing_is_delivered_and_no_recipient_kept() -> 
     assert list(listener.context.recipients) == []
 
 
+@of_the_draft
 def test_a_key_that_was_looked_up_meanwhile_verifies() -> None:
     listener, decrypted = by_unknown_sender()
     delivered = take_in(decrypted.check_signature(private_key(MULTICASTER).public_key))
@@ -486,6 +603,7 @@ def test_a_key_that_was_looked_up_meanwhile_verifies() -> None:
     assert [r.recipient_id for r in listener.context.recipients] == [MULTICASTER]
 
 
+@of_the_draft
 def test_the_key_of_another_member_does_not_verify() -> None:
     listener, decrypted = by_unknown_sender()
     with refused(Reason.SIGNATURE_FAILED):
@@ -509,9 +627,150 @@ def test_a_member_that_speaks_as_another_fails_by_its_signature_and_changes_noth
     deliver(listener, protect(make_node(MULTICASTER)).message)
 
 
+# ---- encryption without integrity (Group OSCORE §2.1.7)
+
+
+def counter_pair() -> tuple[Node, Node]:
+    """A group whose messages are only encrypted, and protected from changes by their countersignatures."""
+    common = common_context(group_encryption=A128CTR)
+    return make_node(MULTICASTER, common), make_node(LISTENER, common)
+
+
+@of_group_oscore
+def test_in_counter_mode_nothing_is_decrypted_before_the_signature_is_verified() -> None:
+    sender, listener = counter_pair()
+    message = protect(sender, request(coap.PUT, (coap.URI_PATH, b"a"), (coap.URI_PATH, b"b"))).message
+    decrypted = decrypt(listener, message)
+    assert decrypted._closed is not None
+    assert (decrypted._closed[1], decrypted._inside) == (None, None)
+    with pytest.raises(MisuseError):
+        decrypted.peek_resource()
+    assert decrypted.for_onlooker().options == ((coap.URI_PATH, b"a"), (coap.URI_PATH, b"b"))
+    assert decrypted._inside is None
+    delivered = take_in(decrypted.check_signature())
+    assert decrypted.peek_resource() == (coap.PUT, (b"a", b"b"))
+    assert (delivered.message.code, delivered.signature) == (coap.PUT, SignatureState.VERIFIED)
+
+
+@of_group_oscore
+def test_in_counter_mode_a_changed_bit_never_reaches_what_reads_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    sender, listener = counter_pair()
+    message = protect(sender).message
+    before = snapshot(listener)
+    read: list[bytes] = []
+    profile = type(listener.context.common.profile)
+    join = profile.join
+
+    def noting(profile: Profile, outer: Message, plaintext: bytes) -> Message:
+        read.append(plaintext)
+        return join(profile, outer, plaintext)
+
+    monkeypatch.setattr(profile, "join", noting)
+    ciphertext_length = len(message.payload) - listener.context.common.overhead
+    for bit in range(8 * ciphertext_length):
+        changed = int.from_bytes(message.payload, "big") ^ 1 << (8 * len(message.payload) - 1 - bit)
+        with refused(Reason.SIGNATURE_FAILED):
+            receive(listener, message._replace(payload=changed.to_bytes(len(message.payload), "big")))
+    assert (read, snapshot(listener)) == ([], before)
+    assert deliver(listener, message).message == request()
+    assert len(read) == 1
+
+
+@of_group_oscore
+def test_what_is_signed_and_yet_no_message_is_malformed_and_changes_nothing() -> None:
+    """Only a member that is at fault makes such a thing."""
+    sender, listener = counter_pair()
+    context, profile = sender.context, sender.context.common.profile
+    for plaintext in (b"\x45", b"\x01\xff"):  # a response's code; a payload marker without a payload
+        number = sender.sender.numbers.take()
+        partial_iv = bytes((number,))
+        nonce = context.common.nonce(MULTICASTER, partial_iv)
+        header = (partial_iv, GID, MULTICASTER, False, False)
+        prepared = sender.sender.bind(partial_iv)
+        option, payload, *_ = profile.seal(sender.sender, sender.sender.channel, prepared, nonce, header, plaintext)
+        message = request(coap.POST, (coap.OBJECT_SECURITY, option))._replace(payload=payload)
+        before = snapshot(listener)
+        decrypted = decrypt(listener, message)
+        for _ in range(2):
+            with refused(Reason.MALFORMED):
+                decrypted.check_signature()
+        assert snapshot(listener) == before
+
+
+@of_group_oscore
+def test_what_has_been_verified_is_not_read_again() -> None:
+    sender, listener = pair()
+    decrypted = decrypt(listener, protect(sender).message)
+    decrypted.check_signature()
+    inside = decrypted._inside
+    decrypted.check_signature()
+    assert decrypted._inside is inside
+
+
+@of_group_oscore
+@pytest.mark.parametrize("encryption", [10, A128CTR])
+def test_of_groups_with_one_gid_the_right_one_is_found_also_where_only_the_signature_tells(encryption: int) -> None:
+    def common(group: str) -> CommonContext:
+        return common_context(master_secret=group.encode(), group_encryption=encryption)
+
+    listener = Node(Registry(), [])
+    for group, address in (("lights", ADDRESS), ("doors", OTHER_ADDRESS)):
+        install(listener, security_context(LISTENER, common(group), group=group), address)
+    for group in ("lights", "doors"):
+        sender = make_node(MULTICASTER, common(group))
+        assert deliver(listener, protect(sender).message, destination=None).group == group
+    with pytest.raises(Rejected):
+        receive(listener, protect(make_node(MULTICASTER, common("others"))).message, destination=None)
+
+
+@of_group_oscore
+@pytest.mark.parametrize("first", [True, False], ids=["with sign_protected first", "without first"])
+def test_a_sender_is_held_to_the_form_that_it_signs(first: bool) -> None:
+    """Whichever it is: or every forged message would cost two verifications."""
+    listener = make_node(LISTENER)
+    same, other = (
+        make_node(MULTICASTER, common_context(sign_protected=form), first=start)
+        for form, start in ((first, 0), (not first, 10))
+    )
+    for _ in range(2):
+        deliver(listener, protect(same).message)
+    with refused(Reason.SIGNATURE_FAILED):
+        receive(listener, protect(other).message)
+    deliver(listener, protect(same).message)
+
+
+@of_group_oscore
+def test_in_pairwise_mode_sender_and_recipient_are_of_the_one_context() -> None:
+    sender, other = make_node(MULTICASTER), make_node(MULTICASTER)
+    for own, recipient in (
+        (other.sender, sender.context.recipient(LISTENER)),
+        (sender.sender, other.context.recipient(LISTENER)),
+    ):
+        with pytest.raises(MisuseError):
+            protect_request(sender.context, own, request(), to=recipient)
+    assert sender.sender.numbers.take() == other.sender.numbers.take() == 0
+
+
 # ---- signatures waived (Appendix E)
 
 
+@of_group_oscore
+@pytest.mark.parametrize("to", [None, LISTENER], ids=["group", "pairwise"])
+@pytest.mark.parametrize("policy", [BASELINE, CHALLENGE, BEST_EFFORT], ids=lambda p: p.method.value)
+def test_where_the_signature_comes_first_it_is_never_waived(
+    policy: SynchronizationPolicy, to: bytes | None
+) -> None:
+    sender, listener = pair()
+    deliver(listener, protect(sender).message)
+    for destination in (ADDRESS, None):
+        decrypted = decrypt(listener, protect(sender, to=to).message, policy=policy, destination=destination)
+        assert decrypted.signature_needed()
+        for deferred in (False, True):
+            with pytest.raises(MisuseError):
+                decrypted.waive_signature(deferred=deferred)
+
+
+@of_the_draft
 @pytest.mark.parametrize(
     ("deferred", "state"), [(False, SignatureState.SKIPPED), (True, SignatureState.DEFERRED)], ids=["skip", "defer"]
 )
@@ -524,6 +783,7 @@ def test_what_was_not_verified_is_marked_so(deferred: bool, state: SignatureStat
     assert delivered.exchange.take_request_nonce() is None
 
 
+@of_the_draft
 def test_a_deferred_check_says_later_that_it_was_forged_and_rolls_no_window_back() -> None:
     listener = make_node(LISTENER)
     decrypted = decrypt(listener, signed_by_another_member())
@@ -545,6 +805,7 @@ def test_a_first_request_that_would_begin_synchronization_must_be_verified(polic
         decrypted.waive_signature(deferred=False)
 
 
+@of_the_draft
 @pytest.mark.parametrize("policy", [BASELINE, CHALLENGE, BEST_EFFORT], ids=lambda p: p.method.value)
 def test_once_synchronized_verification_may_be_waived(policy: SynchronizationPolicy) -> None:
     sender, listener = pair()
@@ -565,6 +826,7 @@ def test_an_echo_must_be_verified_even_once_synchronized(policy: Synchronization
         decrypted.waive_signature(deferred=True)
 
 
+@of_the_draft
 def test_a_unicast_get_may_be_waived() -> None:
     sender, listener = pair()
     decrypted = decrypt(listener, protect(sender).message, destination=None)
@@ -590,11 +852,12 @@ def test_under_a_retired_context_nothing_is_decrypted(destination: bytes | None)
     sender, listener = pair()
     late = protect(sender).message
     renew(listener)
-    for message in (late, late._replace(payload=bytes(40))):
+    for message in (late, late._replace(payload=bytes(100))):
         with refused(Reason.CONTEXT_RETIRED):
             decrypt(listener, message, destination=destination)
 
 
+@of_the_draft
 @pytest.mark.parametrize(("max_gap", "needed"), [(None, False), (3, False), (2, True)])
 def test_a_request_after_too_large_a_gap_must_be_verified(max_gap: int | None, needed: bool) -> None:
     sender, listener = pair()
@@ -606,8 +869,11 @@ def test_a_request_after_too_large_a_gap_must_be_verified(max_gap: int | None, n
 
 @pytest.mark.parametrize("grace", [True, False])
 @pytest.mark.parametrize("verified", [True, False])
-def test_a_request_under_way_at_a_renewal_needs_grace_and_a_verified_signature(grace: bool, verified: bool) -> None:
+def test_a_request_under_way_at_a_renewal_needs_grace_and_a_verified_signature(
+    profile: Profile, grace: bool, verified: bool
+) -> None:
     sender, listener = pair()
+    verified = verified or profile.rules.signature_first
     decrypted = decrypt(listener, protect(sender).message)
     under_way = decrypted.check_signature() if verified else decrypted.waive_signature(deferred=False)
     renew(listener)
@@ -638,12 +904,20 @@ def test_the_nonce_of_a_request_is_granted_only_if_no_window_was_ever_lost(intac
     assert nonce == (sender.context.common.nonce(MULTICASTER, b"\0") if intact else None)
 
 
-def test_a_challenge_never_uses_the_nonce_of_the_request() -> None:
+EAGER = SynchronizationPolicy(Method.CHALLENGE_RESPONSE, rechallenge_after=0)
+
+
+def test_a_challenge_never_uses_the_nonce_of_the_request(profile: Profile) -> None:
     sender, listener = pair()
-    message = protect(sender).message
-    outcome = challenged(listener, message, entropy=counting_entropy())
-    assert outcome.exchange.take_request_nonce() is None
-    assert decode_prefix(option_of(answer_challenge(listener, message, outcome)))[1] is not None
+    for to in (None, LISTENER):
+        message = protect(sender, to=to if profile.rules.pairwise else None).message
+        outcome = challenged(listener, message, entropy=counting_entropy(), policy=EAGER)
+        assert outcome.exchange.take_request_nonce() is None
+        assert decode_prefix(option_of(answer_challenge(listener, message, outcome)))[1] is not None
+
+
+def test_the_challenge_is_a_401_where_repeat_is_called_echo() -> None:
+    assert challenge_message(request(), b"1", coap.UNAUTHORIZED).code == 0x81
 
 
 def test_the_challenge_is_a_403_with_the_value_and_the_token_of_the_request() -> None:

@@ -92,7 +92,7 @@ def test_the_option_value_is_laid_out_as_in_figure_2(
 
     def expected(flags: int, middle: bytes, owner: bytes, payload: bytes) -> bytes:
         prepared = MULTICAST_OSCORE_04.binder(common, kid, gid)(partial_iv)
-        _, (signed,) = MULTICAST_OSCORE_04.countersigned(common, (b"", *prepared[1:], payload))
+        _, signed = MULTICAST_OSCORE_04.countersigned(common, (b"", *prepared[1:], payload))
         node = sender if owner == kid else listener
         return bytes((flags,)) + middle + node.sender.private_key.sign(signed) + owner
 
@@ -132,6 +132,7 @@ def test_the_defaults_are_those_of_the_specification() -> None:
     epoch = Epoch(GID, Secret(bytes(16)), None, None, ())
     address = GroupAddress(ip_address("ff35:30:2001:db8::23"))
     group = GroupConfiguration("lights", MULTICAST_OSCORE_04, (address,), frozenset({Role.PURE_LISTENER}), (epoch,))
+    assert group.aead is not None
     assert (group.aead.number, group.kdf, group.signature.number) == (10, Kdf.HKDF_SHA_256, EDDSA)
     assert WIDTH == 32
 

@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from groupcoap.core import coap
 from groupcoap.core.coap import Message
 from groupcoap.core.option import decode_prefix
+from groupcoap.core.profile import Profile
 from groupcoap.core.requests import ChallengedRequest, DeliveredRequest, SignatureState, admit
 from groupcoap.core.synchronization import (
     MAX_CHALLENGES,
     Challenge,
+    EchoRule,
     Freshness,
     Method,
     Synchronization,
@@ -32,22 +34,30 @@ from support import (
     CHALLENGE,
     LISTENER,
     MULTICASTER,
+    NEXT_GID,
     OTHER_LISTENER,
     Node,
     answer_challenge,
     challenged,
     collect,
+    common_context,
     counting_entropy,
     decrypt,
     deliver,
+    install,
     make_node,
+    of_group_oscore,
+    of_the_draft,
     protect,
     receive,
     refused,
     renew,
     request,
+    security_context,
     snapshot,
 )
+
+pytestmark = pytest.mark.usefixtures("profile")
 
 SWITCH = request(coap.PUT, payload=b"on")
 
@@ -71,6 +81,12 @@ def echo(sender: Node, repeat: bytes, message: Message = SWITCH, *, host: bytes 
 
 def echoed(listener: Node, message: Message, now: float = 0.0) -> DeliveredRequest:
     return deliver(listener, message, policy=CHALLENGE, destination=None, now=now)
+
+
+def unknown(profile: Profile) -> Reason:
+    """Why an echo of a value that is not awaited is dropped while others are: for that, or, where it is a request
+    like any other, for the challenge that is open."""
+    return Reason.REPEAT_UNKNOWN if profile.rules.echo_is_original else Reason.CHALLENGE_PENDING
 
 
 # ---- the policy
@@ -159,7 +175,7 @@ def test_baseline_may_begin_at_the_very_first_number() -> None:
 # ---- challenge-response
 
 
-def test_the_first_request_is_challenged_and_its_retransmission_delivered() -> None:
+def test_the_first_request_is_challenged_and_its_retransmission_delivered(profile: Profile) -> None:
     sender, listener = pair()
     protected = protect(sender, SWITCH)
     outcome = challenged(listener, protected.message, entropy=counting_entropy())
@@ -169,7 +185,8 @@ def test_the_first_request_is_challenged_and_its_retransmission_delivered() -> N
     challenge = answer_challenge(listener, protected.message, outcome)
     assert decode_prefix(challenge.option(coap.OBJECT_SECURITY) or b"")[1] == b"\0"  # a Partial IV of its own
     received = collect(sender, protected.exchange, challenge)
-    assert received.message.code == coap.FORBIDDEN
+    codes = {"multicast-oscore-04": coap.FORBIDDEN, "group-oscore": coap.UNAUTHORIZED}
+    assert received.message.code == codes[profile.name]
     assert received.message.option(coap.REPEAT) == outcome.repeat
 
     delivered = echoed(listener, echo(sender, outcome.repeat))
@@ -204,6 +221,7 @@ def test_the_window_starts_at_the_echo() -> None:
     ids=["payload", "code", "path", "one more option", *(f"level {level}" for level in range(8))],
 )
 def test_an_echo_of_another_request_synchronizes_but_is_not_delivered(changed: Message) -> None:
+    """In group mode, where nothing says that it is for this listener."""
     sender, listener = pair()
     outcome = challenged(listener, protect(sender, SWITCH).message, entropy=counting_entropy())
     message = echo(sender, outcome.repeat, changed)
@@ -221,27 +239,30 @@ def test_an_echo_that_is_routed_another_way_is_still_the_original() -> None:
 
 
 @pytest.mark.parametrize("late", [0.0, 0.001], ids=["in time", "too late"])
-def test_an_echo_counts_until_the_configured_time_has_passed(late: float) -> None:
+def test_an_echo_counts_until_the_configured_time_has_passed(profile: Profile, late: float) -> None:
     sender, listener = pair()
     outcome = challenged(listener, protect(sender, SWITCH).message, now=100.0, entropy=counting_entropy())
     message = echo(sender, outcome.repeat)
     before = snapshot(listener)
     now = 100.0 + CHALLENGE.challenge_lifetime + late
-    if late:
+    if late and profile.rules.echo_is_original:
         with refused(Reason.REPEAT_UNKNOWN):
             echoed(listener, message, now)
         assert snapshot(listener) == before
+    elif late:
+        anew = receive(listener, message, policy=CHALLENGE, destination=None, now=now)
+        assert isinstance(anew, ChallengedRequest)
     else:
         echoed(listener, message, now)
 
 
-def test_without_a_valid_echo_in_time_the_next_request_is_challenged_again() -> None:
+def test_without_a_valid_echo_in_time_the_next_request_is_challenged_again(profile: Profile) -> None:
     sender, listener = pair()
     entropy = counting_entropy()
     first = challenged(listener, protect(sender).message, now=0.0, entropy=entropy)
     second = challenged(listener, protect(sender).message, now=30.001, entropy=entropy)
     assert second.repeat != first.repeat
-    with refused(Reason.REPEAT_UNKNOWN):
+    with refused(unknown(profile)):
         echoed(listener, echo(sender, first.repeat), 30.002)
 
 
@@ -267,22 +288,26 @@ def test_at_its_very_end_a_challenge_is_still_open() -> None:
 
 
 @pytest.mark.parametrize("wrong", [bytes(8), b"\xff" * 8, bytes(7) + b"\x02", bytes(9)], ids=bytes.hex)
-def test_only_the_very_value_that_was_sent_is_an_echo(wrong: bytes) -> None:
+def test_only_the_very_value_that_was_sent_is_an_echo(profile: Profile, wrong: bytes) -> None:
     sender, listener = pair()
     outcome = challenged(listener, protect(sender, SWITCH).message, entropy=counting_entropy())
     assert outcome.repeat == bytes(7) + b"\x01"
-    with refused(Reason.REPEAT_UNKNOWN):
+    with refused(unknown(profile)):
         echoed(listener, echo(sender, wrong))
     echoed(listener, echo(sender, outcome.repeat))
 
 
 @pytest.mark.parametrize("policy", [BEST_EFFORT, BASELINE, CHALLENGE], ids=lambda p: p.method.value)
-def test_a_repeat_value_never_asked_for_is_dropped(policy: SynchronizationPolicy) -> None:
+def test_a_repeat_value_never_asked_for_is_dropped(profile: Profile, policy: SynchronizationPolicy) -> None:
     sender, listener = pair()
-    with refused(Reason.REPEAT_UNKNOWN):
-        receive(listener, echo(sender, bytes(8)), policy=policy, destination=None)
     with refused(Reason.REPEAT_BY_MULTICAST):
         receive(listener, echo(sender, bytes(8)), policy=policy)
+    if policy is CHALLENGE and not profile.rules.echo_is_original:
+        challenged_anew = receive(listener, echo(sender, bytes(8)), policy=policy, destination=None)
+        assert isinstance(challenged_anew, ChallengedRequest)
+    else:
+        with refused(Reason.REPEAT_UNKNOWN):
+            receive(listener, echo(sender, bytes(8)), policy=policy, destination=None)
 
 
 def test_a_repeat_in_a_multicast_request_is_dropped_even_if_it_was_asked_for() -> None:
@@ -295,19 +320,20 @@ def test_a_repeat_in_a_multicast_request_is_dropped_even_if_it_was_asked_for() -
 
 
 @pytest.mark.parametrize("length", [0, 7, 41])
-def test_a_repeat_value_of_no_valid_length_is_malformed(length: int) -> None:
+def test_a_repeat_value_of_no_valid_length_is_malformed(profile: Profile, length: int) -> None:
     sender, listener = pair()
-    with refused(Reason.MALFORMED):
-        receive(listener, echo(sender, bytes(length)), policy=CHALLENGE, destination=None)
+    shortest, longest = profile.rules.repeat_lengths
+    with refused(Reason.REPEAT_UNKNOWN if shortest <= length <= longest else Reason.MALFORMED):
+        receive(listener, echo(sender, bytes(length)), policy=BEST_EFFORT, destination=None)
 
 
-def test_the_value_of_one_sender_is_nothing_from_another() -> None:
+def test_the_value_of_one_sender_is_nothing_from_another(profile: Profile) -> None:
     listener = make_node(LISTENER)
     one, other = make_node(MULTICASTER), make_node(OTHER_LISTENER)
     entropy = counting_entropy()
     outcome = challenged(listener, protect(one, SWITCH).message, entropy=entropy)
     challenged(listener, protect(other, SWITCH).message, entropy=entropy)
-    with refused(Reason.REPEAT_UNKNOWN):
+    with refused(unknown(profile)):
         echoed(listener, echo(other, outcome.repeat))
     echoed(listener, echo(one, outcome.repeat))
 
@@ -384,7 +410,7 @@ def test_a_replayed_datagram_a_second_keeps_no_earlier_value_from_being_echoed()
     assert echoed(listener, echo(sender, first.repeat), 30.0).freshness is Freshness.FRESH
 
 
-def test_open_challenges_are_bounded_and_the_newest_count() -> None:
+def test_open_challenges_are_bounded_and_the_newest_count(profile: Profile) -> None:
     sender, listener = pair(0)
     eager = SynchronizationPolicy(Method.CHALLENGE_RESPONSE, rechallenge_after=0.0)
     entropy = counting_entropy()
@@ -392,7 +418,7 @@ def test_open_challenges_are_bounded_and_the_newest_count() -> None:
         challenged(listener, message, entropy=entropy, policy=eager).repeat
         for message in protected_numbers(sender, MAX_CHALLENGES + 1, SWITCH)
     ]
-    with refused(Reason.REPEAT_UNKNOWN):
+    with refused(unknown(profile)):
         echoed(listener, echo(sender, values[0]))
     for value in values[1:]:
         echoed(listener, echo(sender, value))
@@ -467,6 +493,7 @@ def test_a_gap_means_nothing_to_the_other_methods(method: Method) -> None:
     assert deliver(listener, protect(make_node(MULTICASTER, first=1 << 39)).message, policy=policy)
 
 
+@of_the_draft
 def test_a_request_that_would_end_synchronization_may_not_go_unverified() -> None:
     _, listener = synchronized_pair()
     within, beyond = (
@@ -543,6 +570,194 @@ def test_of_a_restored_sender_only_what_is_newer_than_the_stored_window_is_in_or
 def test_a_sender_counts_as_unknown_without_a_stored_window() -> None:
     sender, _ = synchronized_pair()
     challenged(make_node(LISTENER), protect(sender).message, entropy=counting_entropy())
+
+
+# ---- challenge–response with Echo (Group OSCORE §9)
+
+
+def in_pairwise_mode(sender: Node, repeat: bytes, message: Message = SWITCH) -> Message:
+    """The echo as the specification wants it where there is a pairwise mode: readable to the one listener only."""
+    with_echo = message._replace(options=(*message.options, (coap.REPEAT, repeat)))
+    return protect(sender, with_echo, to=LISTENER).message
+
+
+@of_group_oscore
+def test_the_challenge_of_a_group_request_is_echoed_in_pairwise_mode() -> None:
+    sender, listener = pair()
+    protected = protect(sender, SWITCH)
+    outcome = challenged(listener, protected.message, entropy=counting_entropy())
+    challenge = answer_challenge(listener, protected.message, outcome)
+    _, partial_iv, _, kid = decode_prefix(challenge.option(coap.OBJECT_SECURITY) or b"")
+    assert (partial_iv, kid) == (b"\0", LISTENER)
+    received = collect(sender, protected.exchange, challenge).message
+    assert (received.code, received.options, received.payload) == (0x81, ((252, outcome.repeat),), b"")
+    delivered = echoed(listener, in_pairwise_mode(sender, outcome.repeat))
+    assert (delivered.freshness, delivered.signature) == (Freshness.FRESH, SignatureState.PAIRWISE)
+    assert deliver(listener, protect(sender).message, policy=CHALLENGE).freshness is Freshness.ORDERED
+
+
+@of_group_oscore
+def test_a_pairwise_request_is_challenged_in_pairwise_mode_and_its_window_is_that_of_the_group() -> None:
+    sender, listener = pair()
+    protected = protect(sender, SWITCH, to=LISTENER)
+    outcome = receive(listener, protected.message, policy=CHALLENGE, destination=None)
+    assert isinstance(outcome, ChallengedRequest)
+    challenge = answer_challenge(listener, protected.message, outcome)
+    assert challenge.option(coap.OBJECT_SECURITY) == b"\x01\x00"
+    got = collect(sender, protected.exchange, challenge)
+    assert (got.message.code, got.signature) == (coap.UNAUTHORIZED, SignatureState.PAIRWISE)
+    missed = protect(sender).message
+    echoed(listener, in_pairwise_mode(sender, outcome.repeat))
+    with refused(Reason.REPLAY):
+        receive(listener, missed, policy=CHALLENGE)
+    assert deliver(listener, protect(sender).message, policy=CHALLENGE).freshness is Freshness.ORDERED
+
+
+def renewed_pair(established: float | None) -> tuple[Node, Node]:
+    """Both have renewed the group, the listener at this time."""
+    sender, listener = pair()
+    common = common_context(gid=NEXT_GID)
+    install(sender, security_context(MULTICASTER, common))
+    install(listener, security_context(LISTENER, common, established=established))
+    return sender, listener
+
+
+@of_group_oscore
+@pytest.mark.parametrize("policy", [BEST_EFFORT, BASELINE, CHALLENGE], ids=lambda p: p.method.value)
+def test_a_value_that_is_not_known_soon_after_a_renewal_makes_a_request_fresh(
+    policy: SynchronizationPolicy,
+) -> None:
+    """It cannot be older than its keys. A value of the Gid before may be what is echoed."""
+    sender, listener = renewed_pair(100.0)
+    message = in_pairwise_mode(sender, b"from before")
+    delivered = deliver(listener, message, policy=policy, destination=None, now=129.999)
+    assert delivered.freshness is Freshness.FRESH
+    with refused(Reason.REPLAY):
+        receive(listener, message, policy=policy, destination=None, now=129.999)
+    later = deliver(listener, protect(sender).message, policy=policy, now=500.0)
+    assert later.freshness is Freshness.ORDERED
+
+
+@of_group_oscore
+def test_of_two_such_requests_with_one_number_under_way_one_is_delivered() -> None:
+    sender, listener = renewed_pair(100.0)
+    message = in_pairwise_mode(sender, b"from before")
+    copies = [decrypt(listener, message, policy=CHALLENGE, destination=None).check_signature() for _ in range(2)]
+    assert isinstance(admit(copies[0], 101.0, counting_entropy()), DeliveredRequest)
+    with refused(Reason.REPLAY):
+        admit(copies[1], 101.0, counting_entropy())
+
+
+@of_group_oscore
+@pytest.mark.parametrize(("established", "now"), [(100.0, 130.0), (100.0, 9999.0), (None, 0.0)])
+def test_later_or_if_the_time_is_not_known_it_is_challenged_anew(established: float | None, now: float) -> None:
+    sender, listener = renewed_pair(established)
+    entropy = counting_entropy()
+    message = in_pairwise_mode(sender, b"from before")
+    anew = receive(listener, message, policy=CHALLENGE, destination=None, now=now, entropy=entropy)
+    assert isinstance(anew, ChallengedRequest)
+    assert echoed(listener, in_pairwise_mode(sender, anew.repeat), now).freshness is Freshness.FRESH
+    # Once synchronized, such a value is no reason for a challenge, and none for delivery either.
+    with refused(Reason.REPEAT_UNKNOWN):
+        echoed(listener, in_pairwise_mode(sender, b"from before"), now)
+
+
+@of_group_oscore
+def test_while_a_value_is_awaited_no_other_counts_however_young_the_keys() -> None:
+    sender, listener = renewed_pair(100.0)
+    outcome = challenged(listener, protect(sender, SWITCH).message, now=101.0, entropy=counting_entropy())
+    with refused(Reason.CHALLENGE_PENDING):
+        echoed(listener, in_pairwise_mode(sender, b"from before"), 101.0)
+    assert echoed(listener, in_pairwise_mode(sender, outcome.repeat), 101.5).freshness is Freshness.FRESH
+
+
+@of_group_oscore
+@pytest.mark.parametrize("length", [1, 40])
+def test_a_value_of_any_length_that_echo_may_have_is_compared(length: int) -> None:
+    sender, listener = pair()
+    with refused(Reason.REPEAT_UNKNOWN):
+        receive(listener, in_pairwise_mode(sender, bytes(length)), destination=None)
+
+
+@of_the_draft
+def test_in_the_draft_young_keys_prove_nothing() -> None:
+    sender, listener = renewed_pair(100.0)
+    with refused(Reason.REPEAT_UNKNOWN):
+        echoed(listener, echo(sender, b"from before"), 100.0)
+
+
+@of_group_oscore
+@pytest.mark.parametrize("changed", [SWITCH, request(coap.PUT, payload=b"off"), request(coap.DELETE), request()])
+def test_in_pairwise_mode_a_more_recent_request_may_carry_the_echo(changed: Message) -> None:
+    """The client need not have kept the one that was challenged (§9)."""
+    sender, listener = pair()
+    outcome = challenged(listener, protect(sender, SWITCH).message, entropy=counting_entropy())
+    delivered = echoed(listener, in_pairwise_mode(sender, outcome.repeat, changed))
+    assert (delivered.freshness, delivered.message.code) == (Freshness.FRESH, changed.code)
+    assert delivered.message.payload == changed.payload
+
+
+@pytest.mark.parametrize("code", [coap.GET, coap.FETCH])
+def test_in_group_mode_a_more_recent_request_may_if_it_changes_nothing(profile: Profile, code: int) -> None:
+    sender, listener = pair()
+    outcome = challenged(listener, protect(sender, SWITCH).message, entropy=counting_entropy())
+    message = echo(sender, outcome.repeat, request(code))
+    if profile.rules.echo_is_original:
+        with refused(Reason.NOT_THE_ORIGINAL):
+            echoed(listener, message)
+    else:
+        assert echoed(listener, message).message.code == code
+
+
+@of_group_oscore
+def test_in_group_mode_young_keys_prove_nothing() -> None:
+    """What another listener asked for may be as young, and could have been sent on to this one."""
+    sender, listener = renewed_pair(100.0)
+    anew = receive(listener, echo(sender, b"from before"), policy=CHALLENGE, destination=None, now=101.0)
+    assert isinstance(anew, ChallengedRequest)
+
+
+@of_group_oscore
+def test_a_renewal_ends_all_challenges() -> None:
+    """§9: the values that are stored are deleted."""
+    sender, listener = pair()
+    outcome = challenged(listener, protect(sender, SWITCH).message, entropy=counting_entropy())
+    late = echo(sender, outcome.repeat)
+    renew(listener)
+    listener.contexts[0].accepts_requests = True
+    anew = receive(listener, late, policy=CHALLENGE, destination=None)
+    assert isinstance(anew, ChallengedRequest)
+
+
+@of_the_draft
+def test_in_the_draft_a_challenge_outlives_a_renewal_as_long_as_its_context_takes_requests() -> None:
+    sender, listener = pair()
+    outcome = challenged(listener, protect(sender, SWITCH).message, entropy=counting_entropy())
+    late = echo(sender, outcome.repeat)
+    renew(listener)
+    listener.contexts[0].accepts_requests = True
+    assert echoed(listener, late).freshness is Freshness.FRESH
+
+
+@pytest.mark.parametrize(
+    ("rule", "delivered"),
+    [(EchoRule(), False), (EchoRule(frozenset((coap.GET,))), False), (EchoRule(frozenset((coap.PUT,))), True)],
+)
+def test_an_echo_of_another_request_counts_by_the_rule(rule: EchoRule, delivered: bool) -> None:
+    sync, window = Synchronization(), ReplayWindow()
+    outcome = decide(sync, window, 5, CHALLENGE)
+    assert isinstance(outcome, Challenge)
+    changed = request(coap.PUT, (coap.REPEAT, outcome.repeat))
+
+    def answered() -> object:
+        return sync.decide(CHALLENGE, window, 6, outcome.repeat, changed, 0.0, counting_entropy(), rule)
+
+    if delivered:
+        assert answered() is Freshness.FRESH
+    else:
+        with refused(Reason.NOT_THE_ORIGINAL):
+            answered()
+    assert sync.synchronized
 
 
 # ---- the table itself, without messages

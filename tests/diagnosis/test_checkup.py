@@ -11,6 +11,7 @@ import pytest
 from homes import IPV4, IPV6, diagnosed, diagnosis, make_home, of, troubles
 from namespaces import Namespace, why_not
 
+from groupcoap.core.group_oscore import GROUP_OSCORE
 from groupcoap.diagnosis import Finding, Level, checkup
 from groupcoap.endpoint.network import NetworkOptions
 from groupcoap.errors import FileFault
@@ -18,7 +19,7 @@ from groupcoap.membership import GroupAddress
 
 LO = NetworkOptions("lo", ip_address("127.0.0.2"), hop_limit=0)
 ON_LOOPBACK = [
-    *("directory", "group", "credentials", "state", "storage", "interface", "port", "scope", "route"),
+    *("directory", "group", "profile", "credentials", "state", "storage", "interface", "port", "scope", "route"),
     *("membership", "self-test", "firewall", "clock", "buffers", "randomness", "aiocoap"),
 ]
 
@@ -32,6 +33,13 @@ async def test_a_healthy_device_on_loopback(tmp_path: Path) -> None:
     assert checks(findings) == ON_LOOPBACK
     assert troubles(findings) == []
     assert all(bool(finding.advice) == (finding.level is not Level.OK) for finding in findings)
+
+
+async def test_a_healthy_device_of_a_modern_group(tmp_path: Path) -> None:
+    findings = await diagnosis(make_home(tmp_path, profile=GROUP_OSCORE), LO)
+    at = ON_LOOPBACK.index("state")
+    assert checks(findings) == [*ON_LOOPBACK[:at], "pairwise", *ON_LOOPBACK[at:]]
+    assert troubles(findings) == []
 
 
 async def test_it_goes_on_after_problems(tmp_path: Path) -> None:

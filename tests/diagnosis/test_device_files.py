@@ -14,13 +14,18 @@ import cbor2
 import pytest
 from homes import IPV4, make_home, obey
 
+from groupcoap.core.group_oscore import GROUP_OSCORE
+from groupcoap.core.profile import Mode
+from groupcoap.cose.algorithms import encryption_algorithm
 from groupcoap.cose.credentials import Credential, CredentialKind
 from groupcoap.diagnosis import Finding, Level
 from groupcoap.diagnosis.files import (
     check_credentials,
     check_groups,
+    check_pairwise,
     check_privacy,
     describe_group,
+    describe_profile,
     read_device,
 )
 from groupcoap.errors import FileFault
@@ -241,3 +246,109 @@ def test_credentials_out_of_their_time_are_named(lamp: Path, dates: dict[str, An
         assert (finding.level, finding.found) == (Level.OK, "3, none of them out of its time")
     else:
         assert (finding.level, finding.found) == (Level.WARNING, found)
+
+
+# ---- Group OSCORE
+
+
+@pytest.fixture
+def modern(tmp_path: Path) -> Path:
+    return make_home(tmp_path, profile=GROUP_OSCORE)
+
+
+AGREEMENT = "pairwise mode with AES-CCM-16-64-128 and ECDH-SS + HKDF-256"
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({}, f"group mode with AES-CCM-16-64-128 and EdDSA (Ed25519), {AGREEMENT}"),
+        (
+            {"group_encryption": encryption_algorithm(-65534), "sign_protected": False},
+            f"group mode with A128CTR and EdDSA (Ed25519), {AGREEMENT}, countersignatures as in RFC 9338",
+        ),
+        ({"key_agreement": None}, "group mode with AES-CCM-16-64-128 and EdDSA (Ed25519), no pairwise mode"),
+    ],
+)
+def test_the_profile_is_said_with_its_modes(modern: Path, changes: dict[str, Any], found: str) -> None:
+    finding = describe_profile(replace(the_group(modern).configuration, **changes))
+    assert (finding.level, finding.found) == (Level.OK, f"hall: group-oscore, {found}")
+
+
+def test_answers_in_a_mode_that_is_not_there(modern: Path) -> None:
+    group = the_group(modern).configuration
+    pairwise = replace(group, policy=replace(group.policy, response_mode=Mode.PAIRWISE))
+    assert describe_profile(pairwise).found.endswith(f"{AGREEMENT}, answers in pairwise mode")
+    finding = describe_profile(replace(pairwise, key_agreement=None))
+    assert finding.level is Level.WARNING
+    assert finding.found.endswith(
+        "no pairwise mode, although answers are to be in it: they go out in group mode, readable by all"
+    )
+    assert finding.advice
+
+
+def test_with_whom_keys_can_be_agreed_on(modern: Path) -> None:
+    group = the_group(modern)
+    (fine,) = check_pairwise([group])
+    assert (fine.level, fine.found) == (Level.OK, "hall: keys can be agreed on with all others (1)")
+    claims = {8: {1: {1: 1, -1: 6, -2: b"\x01" + bytes(31)}}}  # the neutral point: it would agree with everybody
+    porch = Member(
+        b"\x07", "porch", frozenset({Role.LISTENER}), Credential(CredentialKind.CCS, cbor2.dumps(claims))
+    )
+    configuration = group.configuration
+    epoch = replace(configuration.current, members=(*configuration.current.members, porch))
+    ill = replace(group, configuration=replace(configuration, epochs=(epoch,)))
+    (finding,) = check_pairwise([ill])
+    assert finding.level is Level.WARNING
+    assert finding.found.startswith(
+        "hall: porch cannot be spoken to alone, nor speak to this device: no secret can"
+    )
+    assert "keygen" in finding.advice
+    without = replace(ill, configuration=replace(ill.configuration, key_agreement=None))
+    assert list(check_pairwise([without])) == []
+    assert list(check_pairwise([replace(ill, identity=None)])) == []
+
+
+def test_the_credential_of_a_manager_out_of_its_time_is_named(modern: Path) -> None:
+    group = the_group(modern)
+    manager = group.configuration.manager_credential
+    assert manager is not None
+    expired = Credential(CredentialKind.CCS, cbor2.dumps(cbor2.loads(manager.data) | {4: NOW - 86400}))
+    ill = replace(group, configuration=replace(group.configuration, manager_credential=expired))
+    (finding,) = check_credentials([ill], NOW)
+    assert (finding.level, finding.found) == (
+        Level.WARNING,
+        "the manager of hall: its credential expired on 2020-09-12",
+    )
+
+
+def test_members_whose_credentials_are_of_several_formats(modern: Path) -> None:
+    path = modern / "hall.group.json"
+    epoch = json.loads(path.read_text())["epochs"][0]
+    data = bytes.fromhex(epoch["members"][0]["credential"]["data"])
+    cwt = {"kind": "cwt", "data": cbor2.dumps([b"", {}, data, bytes(64)]).hex()}
+    epoch["members"][0]["credential"] = cwt
+    edit(path, epochs=[epoch])
+    (finding,) = faults(modern)
+    assert finding.found == (
+        f"{path}: epochs[0].members: all members of a group have credentials of one format, but switch has cwt and "
+        "lamp has ccs"
+    )
+
+
+def test_a_member_with_nothing_but_a_key(modern: Path) -> None:
+    path = modern / "hall.group.json"
+    epoch = json.loads(path.read_text())["epochs"][0]
+    epoch["members"][0]["credential"] = {"kind": "raw", "data": epoch["members"][0]["credential"]["data"][-64:]}
+    edit(path, epochs=[epoch])
+    (finding,) = faults(modern)
+    assert "Group OSCORE takes credentials that say what key they hold: ccs, cwt or x509, not raw" in finding.found
+
+
+@pytest.mark.parametrize("choice", ["skip", "defer"])
+def test_signatures_that_are_not_to_be_verified(modern: Path, choice: str) -> None:
+    path = modern / "hall.group.json"
+    policy = json.loads(path.read_text())["policy"]
+    edit(path, policy=policy | {"verification": choice})
+    (finding,) = faults(modern)
+    assert "group-oscore has its countersignatures always verified" in finding.found

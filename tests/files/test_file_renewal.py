@@ -392,3 +392,64 @@ def test_two_renewals_at_once_are_refused(home: Path) -> None:
     with renewal_module._alone(home), pytest.raises(StateLocked, match="is being renewed by another process"):
         renew(home, ["room"])
     renew(home, ["room"])
+
+
+# ---- Group OSCORE
+
+
+@pytest.fixture
+def modern(tmp_path: Path) -> Path:
+    """The same, with Group OSCORE."""
+    directory = tmp_path / "modern"
+    devices = ("--switches", "1", "--lamps", "3", "--pure-listeners", "1")
+    choices = ("--group-encryption", "A128CTR", "--responses", "pairwise", "--countersignature", "rfc9338")
+    assert main(["provision", str(directory), "--profile", "group-oscore", *devices, *choices]) == 0
+    return directory
+
+
+def test_a_modern_group_gets_a_new_master_salt_too_and_keeps_credentials_and_manager(modern: Path) -> None:
+    manager = (modern / "room.manager.json").read_bytes()
+    before = {device: group(modern, device) for device in DEVICES}
+    result = renew(modern, ["room"])
+    assert (modern / "room.manager.json").read_bytes() == manager
+    after = {device: group(modern, device) for device in DEVICES}
+    assert len({made.current.master_salt for made in after.values()}) == 1
+    assert after["lamp-1"].current.master_salt != before["lamp-1"].current.master_salt
+    assert len(after["lamp-1"].current.master_salt) == 8
+    assert after["lamp-1"].current.master_secret.reveal() != before["lamp-1"].current.master_secret.reveal()
+    for device in DEVICES:
+        then, now = before[device], after[device]
+        assert now.current.gid == result.groups[0].gid != then.current.gid
+        assert now.parameters == then.parameters
+        assert now.policy == then.policy
+        assert now.current.credential == then.current.credential
+        assert now.current.members == then.current.members
+
+
+def test_who_is_evicted_from_a_modern_group_is_in_no_file_of_the_others(modern: Path) -> None:
+    evicted = epoch(modern, "lamp-2")
+    assert evicted.credential is not None
+    manager = (modern / "room.manager.json").read_bytes()
+    result = renew(modern, ["room"], evict=["lamp-2", "panel-1"])
+    assert result.groups[0].evicted == ("lamp-2", "panel-1")
+    for device in ("lamp-1", "lamp-3", "switch-1"):
+        made = epoch(modern, device)
+        assert made.departed == {evicted.own_id}
+        assert [member.name for member in made.members] == ["switch-1", "lamp-1", "lamp-3"]
+        assert evicted.credential.data.hex() not in (modern / device / "room.group.json").read_text()
+    assert (modern / "room.manager.json").read_bytes() == manager
+    assert not (modern / "lamp-2" / "room.group.json").exists()
+
+
+def test_one_of_two_groups_of_different_profiles_is_renewed(modern: Path) -> None:
+    joining = ("--join", "switch-1=multicaster", "--join", "lamp-1=listener")
+    assert main(["provision", str(modern), "--group", "hall", "--address", "224.0.1.188", *joining]) == 0
+    before = {name: epoch(modern, "lamp-1", name) for name in ("room", "hall")}
+    file = (modern / "lamp-1" / "room.group.json").read_bytes()
+    renew(modern, ["hall"])
+    assert (modern / "lamp-1" / "room.group.json").read_bytes() == file
+    assert epoch(modern, "lamp-1", "hall").gid != before["hall"].gid
+    assert epoch(modern, "lamp-1", "hall").master_salt == b""
+    assert groups_in(modern) == ("hall", "room")
+    renew(modern, groups_in(modern))
+    assert epoch(modern, "lamp-1", "room").gid != before["room"].gid

@@ -107,7 +107,7 @@ def swap_ids(document: Any) -> None:
     ("change", "problem"),
     [
         (set_at("name", "a\tb"), "name: must be a text"),
-        (set_at("profile", "group-oscore"), "profile: profile 'group-oscore' is not known"),
+        (set_at("profile", "group-oscore-99"), "profile: profile 'group-oscore-99' is not known"),
         (set_at("aead", 99), "aead: AEAD algorithm 99 is not supported"),
         (set_at("aead", "10"), "aead: must be a whole number"),
         (set_at("kdf", "md5"), "kdf: key derivation function 'md5'"),

@@ -8,19 +8,25 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from groupcoap.cose.keys import DEFAULT_SIGNATURE
+from groupcoap.core.group_oscore import GROUP_OSCORE
+from groupcoap.core.policy import GroupPolicy
+from groupcoap.cose.algorithms import DEFAULT_AEAD, Kdf, encryption_algorithm, key_agreement
 from groupcoap.errors import FileFault
 from groupcoap.files import keylog
+from groupcoap.files.identity import generate_identity
 from groupcoap.files.keylog import KeyLog, nameless, read_key_log
-from groupcoap.membership import GroupConfiguration, Role
+from groupcoap.membership import Epoch, GroupAddress, GroupConfiguration, Member, Role
 from groupcoap.secret import Secret
 
-from .samples import configuration, pure_configuration
+from .samples import GID, SECRET, configuration, pure_configuration
 
 
 @pytest.fixture
@@ -98,13 +104,13 @@ def test_the_same_is_not_written_twice_and_a_renewal_is_added(path: Path, group:
 
 
 def test_a_member_that_becomes_known_later_is_added(path: Path, group: GroupConfiguration) -> None:
-    late = nameless(b"\x77", DEFAULT_SIGNATURE.generate().public_key)
+    late = nameless(b"\x77", generate_identity("late").credential)
     log = KeyLog(path)
     log.record_member(group, group.current.gid, late)
     log.record_member(group, b"another Gid", late)
     (read,) = read_key_log(path)
     assert late in read.current.members
-    assert nameless(b"", DEFAULT_SIGNATURE.generate().public_key).name == "endpoint (empty id)"
+    assert nameless(b"", late.credential).name == "endpoint (empty id)"
 
 
 def test_it_is_private_and_stays_so(path: Path, group: GroupConfiguration) -> None:
@@ -163,8 +169,10 @@ def test_what_is_wrong_with_a_line_is_said(path: Path, group: GroupConfiguration
     assert complaint(lines[1].replace(b"-key-log", b"-keylog")).startswith(
         "line 2: is not a groupcoap-key-log file"
     )
-    other_profile = lines[1].replace(b"multicast-oscore-04", b"group-oscore")
-    assert complaint(other_profile).startswith("line 2.profile: profile 'group-oscore' is not known")
+    other_profile = lines[1].replace(b"multicast-oscore-04", b"group-oscore-99")
+    assert complaint(other_profile).startswith("line 2.profile: profile 'group-oscore-99' is not known")
+    without_manager = lines[1].replace(b"multicast-oscore-04", b"group-oscore")
+    assert "line 2" in complaint(without_manager)
     assert complaint(lines[1].replace(b'"gid": "', b'"gid": "x')).startswith("line 2.gid: must be")
     assert complaint(lines[1].replace(b'"departed"', b'"left"')).startswith("line 2: 'departed' is missing")
 
@@ -258,3 +266,130 @@ def test_a_killed_writer_leaves_what_it_has_written(path: Path, group: GroupConf
 def test_a_log_without_keys_yet_is_empty(path: Path) -> None:
     KeyLog(path)
     assert read_key_log(path) == ()
+
+
+# ---- Group OSCORE
+
+
+@pytest.fixture
+def today() -> GroupConfiguration:
+    """A lamp's view of a group that uses all that Group OSCORE has."""
+    switch, lamp, manager = (generate_identity(name, claims=True) for name in ("switch-1", "lamp-1", "manager"))
+    members = (
+        Member(b"\x00", "switch-1", frozenset({Role.MULTICASTER}), switch.credential),
+        Member(b"\x01", "lamp-1", frozenset({Role.LISTENER}), lamp.credential),
+    )
+    epoch = Epoch(
+        GID,
+        Secret(SECRET),
+        b"\x01",
+        lamp.private_key,
+        members,
+        master_salt=b"salt",
+        credential=lamp.credential,
+    )
+    return replace(
+        configuration(),
+        profile=GROUP_OSCORE,
+        epochs=(epoch,),
+        policy=GroupPolicy(),
+        group_encryption=encryption_algorithm(-65534),
+        key_agreement=key_agreement(-27),
+        sign_protected=False,
+        manager_credential=manager.credential,
+    )
+
+
+def having(**changes: Any) -> Callable[[GroupConfiguration], GroupConfiguration]:
+    return lambda group: replace(group, **changes)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        having(),
+        having(aead=None, key_agreement=None),
+        having(sign_protected=True, group_encryption=DEFAULT_AEAD),
+        having(kdf=Kdf.HKDF_SHA_384, key_agreement=None),
+        having(name="hall", addresses=(GroupAddress(ip_address("ff05::fd"), 61616),)),
+        lambda group: replace(group, epochs=(replace(group.current, master_salt=b""),)),
+        lambda group: replace(group, epochs=(replace(group.current, departed=frozenset({b"\x07", b""})),)),
+    ],
+)
+def test_a_line_holds_all_that_group_oscore_has(
+    path: Path, today: GroupConfiguration, change: Callable[[GroupConfiguration], GroupConfiguration]
+) -> None:
+    group = change(today)
+    record(path, group)
+    (read,) = read_key_log(path)
+    assert read.parameters == group.parameters
+    assert (read.name, read.addresses) == (group.name, group.addresses)
+    one, other = read.current, group.current
+    assert (one.gid, one.master_salt, one.members, one.departed) == (
+        other.gid,
+        other.master_salt,
+        other.members,
+        other.departed,
+    )
+    assert one.master_secret.reveal() == other.master_secret.reveal()
+    assert (one.own_id, one.private_key, one.credential) == (None, None, None)
+    again, before = read.common_context(one), group.common_context(other)
+    assert again.common_iv == before.common_iv
+    keys = [common.signature_encryption_key for common in (again, before)]
+    assert keys[0] is not None
+    assert keys[1] is not None
+    assert keys[0].reveal() == keys[1].reveal()
+
+
+def test_what_two_say_in_pairwise_mode_stays_between_them(path: Path, today: GroupConfiguration) -> None:
+    """There is no private key in a log, and pairwise keys are not to be had without one."""
+    record(path, today)
+    key = today.current.private_key
+    assert key is not None
+    text = path.read_text()
+    assert key.secret.reveal().hex() not in text
+    assert "private_key" not in text
+
+
+def test_the_own_credential_is_written_as_messages_are_bound_to_it(path: Path, today: GroupConfiguration) -> None:
+    epoch = replace(today.current, members=today.current.members[:1])
+    record(path, replace(today, epochs=(epoch,)))
+    own = {member.endpoint_id: member for member in read_key_log(path)[0].current.members}[b"\x01"]
+    assert own.credential == today.current.credential
+
+
+def test_groups_of_both_profiles_in_one_file(
+    path: Path, group: GroupConfiguration, today: GroupConfiguration
+) -> None:
+    record(path, group, replace(today, name="hall"), renewed(group, 1))
+    assert [read.profile.name for read in read_key_log(path)] == [
+        "multicast-oscore-04",
+        "group-oscore",
+        "multicast-oscore-04",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ('"group_encryption": -65534', '"group_encryption": 4711', "line 1.group_encryption: "),
+        ('"key_agreement": -27', '"key_agreement": -1', "line 1.key_agreement: "),
+        ('"sign_protected": false', '"sign_protected": 0', "line 1.sign_protected: must be true or false"),
+        ('"master_salt": "', '"master_salt": "x', "line 1.master_salt: must be"),
+        (
+            '"profile": "group-oscore"',
+            '"profile": "multicast-oscore-04"',
+            "line 1.group_encryption: is nothing that",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_field_of_group_oscore_is_said(
+    path: Path, today: GroupConfiguration, old: str, new: str, problem: str
+) -> None:
+    record(path, today)
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+    with pytest.raises(FileFault) as caught:
+        read_key_log(path)
+    assert caught.value.problem.startswith(problem)

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 
+import cbor2
 import pytest
 
+from groupcoap.core.group_oscore import GROUP_OSCORE
+from groupcoap.cose.algorithms import key_agreement_for
+from groupcoap.cose.credentials import Credential, CredentialKind
 from groupcoap.errors import FileFault, StateLost
 from groupcoap.files.group import save_group
 from groupcoap.files.identity import save_identity
 from groupcoap.files.provisioned import LOOK_INTERVAL, ProvisionedMembership, load_member, state_keys
+from groupcoap.files.provisioning import DevicePlan, GroupPlan, provision
+from groupcoap.files.renewal import renew
 from groupcoap.files.state import StateKey
-from groupcoap.membership import CredentialLearned, EpochInstalled, Member, MembershipSource, Role
+from groupcoap.membership import CredentialLearned, EpochInstalled, GroupAddress, Member, MembershipSource, Role
 
 from .samples import GID, LAMP, SWITCH, configuration, lamp_directory, pure_configuration
 
@@ -224,3 +231,59 @@ def test_a_directory_of_devices_is_none_itself(tmp_path: Path) -> None:
         lamp_directory(tmp_path / name)
     with pytest.raises(FileFault, match="holds devices and is none itself; give one of lamp-1, lamp-2"):
         load_member(tmp_path)
+
+
+# ---- Group OSCORE
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A group `room` with Group OSCORE: a switch and a lamp."""
+    plan = GroupPlan("room", (GroupAddress(ip_address("224.0.1.187")),), profile=GROUP_OSCORE)
+    devices = [
+        DevicePlan("switch", frozenset({Role.MULTICASTER})),
+        DevicePlan("lamp", frozenset({Role.LISTENER})),
+    ]
+    provision(tmp_path / "home", replace(plan, key_agreement=key_agreement_for(plan.kdf)), devices)
+    return tmp_path / "home"
+
+
+async def test_a_modern_group_as_its_file_has_it(home: Path) -> None:
+    files = load_member(home / "lamp")
+    (group,) = files.groups
+    assert files.identity is not None
+    assert group.current.credential == files.identity.credential
+    assert group.common_context(group.current).pairwise
+    switch = next(member for member in group.current.members if member.name == "switch")
+    found = await files.membership.credential("room", group.current.gid, switch.endpoint_id)
+    assert found == switch.credential == load_member(home / "switch").groups[0].current.credential
+
+
+def test_a_renewal_of_a_modern_group_is_seen_with_its_salt(home: Path, now: Clock) -> None:
+    source = load_member(home / "lamp").membership
+    before = source.groups()[0]
+    events: list[object] = []
+    source.subscribe(events.append)
+    renew(home, ["room"])
+    now.pass_by(1)
+    source.refresh()
+    (event,) = events
+    assert isinstance(event, EpochInstalled)
+    assert event.configuration.current.master_salt not in (b"", before.current.master_salt)
+    assert event.configuration.parameters == before.parameters
+
+
+def test_a_file_with_credentials_of_several_formats_is_not_taken(
+    home: Path, now: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = load_member(home / "lamp").membership
+    before = source.groups()[0]
+    (first, second) = before.current.members
+    raised = cbor2.dumps([b"", {}, first.credential.data, bytes(64)])
+    members = (replace(first, credential=Credential(CredentialKind.CWT, raised)), second)
+    epoch = replace(before.current, gid=bytes(12), members=members)
+    save_group(home / "lamp" / "room.group.json", replace(before, epochs=(epoch,)), overwrite=True)
+    now.pass_by(1)
+    source.refresh()
+    assert source.groups()[0].current.gid == before.current.gid
+    assert "credentials of one format, but switch has cwt and lamp has ccs" in caplog.text

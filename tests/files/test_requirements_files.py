@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from groupcoap.core.group_oscore import GROUP_OSCORE
 from groupcoap.core.policy import GroupPolicy, Verification
 from groupcoap.core.synchronization import Method, SynchronizationPolicy
-from groupcoap.cose.algorithms import Kdf, aead_algorithm
+from groupcoap.cose.algorithms import Kdf, aead_algorithm, key_agreement
 from groupcoap.cose.keys import DEFAULT_SIGNATURE, signature_algorithm
 from groupcoap.errors import MisuseError
 from groupcoap.files.identity import DeviceIdentity, generate_identity
 from groupcoap.files.provisioned import load_member
 from groupcoap.files.provisioning import PREFIX_LENGTH, DevicePlan, GroupPlan, provision
+from groupcoap.files.renewal import renew
 from groupcoap.membership import GroupAddress, Role
 
 ADDRESS = (GroupAddress(ip_address("ff05::fd")),)
@@ -37,6 +39,8 @@ def test_all_members_get_the_same_ciphersuite_keys_and_policy(tmp_path: Path) ->
     provision(tmp_path / "home", plan, [SWITCH, LAMP, PANEL])
     groups = [load_member(tmp_path / "home" / device.name).groups[0] for device in (SWITCH, LAMP, PANEL)]
     for group in groups:
+        assert group.aead is not None
+        assert group.aead is not None
         assert (group.aead.number, group.kdf, group.signature.number) == (24, Kdf.HKDF_SHA_512, -7)
         assert (group.policy, group.addresses, group.profile) == (plan.policy, ADDRESS, plan.profile)
     assert len({(group.current.gid, group.current.master_secret.reveal()) for group in groups}) == 1
@@ -53,6 +57,21 @@ def test_gids_of_provisioned_groups_are_random(tmp_path: Path) -> None:
     ]
     assert reduce(and_, prefixes) == 0
     assert reduce(or_, prefixes) == (1 << 64) - 1
+
+
+def test_a_renewal_of_group_oscore_brings_a_new_master_salt_and_keeps_who_vouches_for_it(tmp_path: Path) -> None:
+    plan = GroupPlan("room", ADDRESS, profile=GROUP_OSCORE, key_agreement=key_agreement(-27))
+    provision(tmp_path / "home", plan, [SWITCH, LAMP, PANEL])
+    names = [device.name for device in (SWITCH, LAMP, PANEL)]
+    before = [load_member(tmp_path / "home" / name).groups[0] for name in names]
+    renew(tmp_path / "home", ["room"])
+    after = [load_member(tmp_path / "home" / name).groups[0] for name in names]
+    for groups in (before, after):
+        assert len({(group.current.gid, group.current.master_salt) for group in groups}) == 1
+        assert {group.manager_credential for group in groups} == {before[0].manager_credential}
+    assert before[0].current.master_salt != after[0].current.master_salt
+    assert len(after[0].current.master_salt) == 8
+    assert before[0].parameters == after[0].parameters
 
 
 def test_no_two_members_are_provisioned_with_one_key(tmp_path: Path) -> None:

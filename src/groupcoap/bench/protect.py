@@ -98,8 +98,7 @@ class _Group:
         self.sender = self._sender(common, _SWITCH)
         self.context = self._context(common, self.sender)
         self.cipher = common.encryption.cipher(self.sender.key)
-        self.hkdf = common.kdf.derive
-        self.signature_encryption_key = common.signature_encryption_key or Secret(bytes(16))
+        self.keystream = common.keystream or (lambda salt, info: b"")
         key = self.keys[_SWITCH]
         self.public_key, self.signing_key = crypto_sign_seed_keypair(key.secret.reveal())
         self.lamp = self._listener(secret)
@@ -211,11 +210,11 @@ def _protect_floor(group: _Group, floors: Sequence[_Floor]) -> None:
 
 def _protect_floor_encrypted(group: _Group, floors: Sequence[_Floor]) -> None:
     """With what it takes to encrypt the countersignature."""
-    encrypt, key, hkdf, secret = group.cipher.encrypt, group.signing_key, group.hkdf, group.signature_encryption_key
+    encrypt, key, keystream = group.cipher.encrypt, group.signing_key, group.keystream
     for nonce, plaintext, aad, to_be_signed, _, _, partial_iv, info in floors:
         encrypt(nonce, plaintext, aad)
         crypto_sign(to_be_signed, key)
-        hkdf(salt=partial_iv, secret=secret, info=info, length=64)
+        keystream(partial_iv, info)
 
 
 def _verify_core(group: _Group, messages: Sequence[coap.Message]) -> None:
@@ -255,10 +254,10 @@ def _verify_floor(group: _Group, floors: Sequence[_Floor]) -> None:
 
 
 def _verify_floor_encrypted(group: _Group, floors: Sequence[_Floor]) -> None:
-    decrypt, key, hkdf, secret = group.cipher.decrypt, group.public_key, group.hkdf, group.signature_encryption_key
+    decrypt, key, keystream = group.cipher.decrypt, group.public_key, group.keystream
     for nonce, _, aad, _, ciphertext, signed, partial_iv, info in floors:
         decrypt(nonce, ciphertext, aad)
-        hkdf(salt=partial_iv, secret=secret, info=info, length=64)
+        keystream(partial_iv, info)
         crypto_sign_open(signed, key)
 
 

@@ -23,6 +23,7 @@ COMMANDS = {
     "listen": "Be a small device (light, sensor) in its groups.",
     "send": "Send a request to a group and show who answers.",
     "decode": "Explain a datagram or a capture, verify and decrypt what is in it.",
+    "checker": "Export what tells who made a group's messages, and reads none.",
     "check": "Find out why nothing comes, and what to do about it.",
     "vectors": "Check this implementation against test vectors.",
     "bench": "Measure the core and the collection of answers.",

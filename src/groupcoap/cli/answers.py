@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from ..core.profile import Mode
 from ..endpoint.multicaster import Answer
 from ..errors import Reason
 from .text import payload_text, plural, printable
@@ -28,7 +29,8 @@ class Summary:
     None. `others`: who has answered beside the roster. `errors`: answers of class 4 or 5. `missing`: names.
     `problems`: name → why its answer is not complete. `refused`: messages that were not accepted, by reason.
     `first`, `last`: the shortest and the longest delay in seconds. `interrupted`: somebody would not wait longer.
-    `proxy`: ADDRESS:PORT of the forward proxy, if there is one."""
+    `proxy`: ADDRESS:PORT of the forward proxy, if there is one. `asked`: if one listener alone was asked, its name,
+    ADDRESS:PORT and the mode."""
 
     messages: int
     answered: int
@@ -43,6 +45,7 @@ class Summary:
     observing: bool = False
     interrupted: bool = False
     proxy: str | None = None
+    asked: tuple[str, str, Mode] | None = None
 
     @property
     def complete(self) -> bool:
@@ -75,6 +78,12 @@ class Summary:
 
     @property
     def _guess(self) -> str:
+        if self.asked is not None:
+            name, where, _ = self.asked
+            return (
+                f"does {printable(name)} run at {where}, and does it know this device's credential? "
+                "groupcoap check looks for the cause."
+            )
         if self.proxy is not None:
             return f"does a forward proxy run at {self.proxy}, and does it send to the group?"
         return (
@@ -84,8 +93,10 @@ class Summary:
 
     def json(self) -> dict[str, Any]:
         """The summary for programs."""
+        asked = {} if self.asked is None else {"to": self.asked[0], "mode": self.asked[2].value}
         return {
             "summary": True,
+            **asked,
             "complete": self.complete,
             "answered": self.answered,
             "expected": self.expected,

@@ -22,7 +22,7 @@ def bench() -> None:
 @bench.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @click.option(
-    "--rounds", type=click.IntRange(min=1), help="How often everything is measured (default: 10 to 15 s)."
+    "--rounds", type=click.IntRange(min=1), help="How often everything is measured (default: 10 to 20 s)."
 )
 @click.option(
     "--profile",

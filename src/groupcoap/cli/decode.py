@@ -21,13 +21,15 @@ from rich.text import Text
 from ..capture.frames import MAGIC_SIZE, is_capture
 from ..errors import FileFault, MisuseError
 from ..files.atomic import describe
+from ..files.checker import load_checker
 from ..files.keylog import read_key_log
 from ..files.provisioned import load_member
 from ..membership import COAP_PORT
 from .captures import Capture
 from .exits import Exit
 from .explain import Explanation, Outcome, Row, explain
-from .onlooker import Keys, Onlooker, onlooker
+from .known import Keys
+from .onlooker import Onlooker, onlooker
 from .sightings import STYLES, JsonLines, Lines
 from .text import printable
 
@@ -67,10 +69,11 @@ def _destination(text: str) -> bytes | None:
     return address.packed if address.is_multicast else None
 
 
-def _keys(members: Sequence[Path], key_logs: Sequence[Path]) -> Onlooker | None:
+def _keys(members: Sequence[Path], key_logs: Sequence[Path], checkers: Sequence[Path]) -> Onlooker | None:
     keys: list[Keys] = [(path, group) for path in members for group in load_member(path).groups]
     keys += [(path, group) for path in key_logs for group in read_key_log(path)]
-    return onlooker(keys) if members or key_logs else None
+    keys += [(path, load_checker(path)) for path in checkers]
+    return onlooker(keys) if members or key_logs or checkers else None
 
 
 @click.command()
@@ -90,6 +93,15 @@ def _keys(members: Sequence[Path], key_logs: Sequence[Path]) -> Onlooker | None:
     multiple=True,
     metavar="FILE",
     help="Keys that `listen --key-log` or `send --key-log` has written. May be given several times.",
+)
+@click.option(
+    "--checker",
+    "checkers",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help="What `groupcoap checker` has made: says who has made a message, without reading it. May be given several "
+    "times.",
 )
 @click.option("--request", type=parse_hex, metavar="HEX", help="The request that this response answers.")
 @click.option(
@@ -115,6 +127,7 @@ def decode(
     datagram: tuple[str, ...],
     members: tuple[Path, ...],
     key_logs: tuple[Path, ...],
+    checkers: tuple[Path, ...],
     request: bytes | None,
     destination: str | None,
     ports: tuple[int, ...],
@@ -123,24 +136,26 @@ def decode(
 ) -> None:
     """Explain a datagram given in hex (- reads it from standard input; white space, colons and 0x do not matter):
     every field, then what is inside, verified and decrypted with the keys of --member or --key-log, or why not.
+    What two devices say to each other in pairwise mode takes the --member of one of them; with --checker it is said
+    who has made a message, and no more.
 
     Or look into a capture (FILE, or - too; pcap or pcapng, as tcpdump and Wireshark write them): one line for each
     CoAP datagram, answers found for their requests, then a summary. --frame explains one of them.
 
     It is an onlooker's view: replays and a device's own messages are shown like any other. Nothing is changed.
-    Exit code 1 if a message is refused, or not decrypted although keys were given, or if a capture shows a nonce
-    used twice or lacks part of what may be a message; 0 otherwise, also where no keys were given.
+    Exit code 1 if a message is refused, or neither decrypted nor verified although keys were given, or if a capture
+    shows a nonce used twice or lacks part of what may be a message; 0 otherwise, also where no keys were given.
     """
     with ExitStack() as stack:
         given = _given(datagram, stack)
         if isinstance(given, str):
             if ports or frame is not None:
                 raise MisuseError("--port and --frame are for captures; give a capture file")
-            view = _keys(members, key_logs)
+            view = _keys(members, key_logs, checkers)
             ctx.exit(_decode_one(parse_hex(given), view, request, destination, as_json))
         if request is not None or destination is not None:
             raise MisuseError("--request and --destination are for a datagram in hex; a capture has them in it")
-        view = _keys(members, key_logs)
+        view = _keys(members, key_logs, checkers)
         capture = Capture(given.file, given.path, view, ports, given.magic)
         if frame is not None:
             ctx.exit(_present(capture.explain(frame), view, as_json))
@@ -209,7 +224,7 @@ def _present(explanation: Explanation, view: Onlooker | None, as_json: bool) -> 
     else:
         _show(explanation)
     outcome = explanation.verdict.outcome
-    complete = outcome is Outcome.VERIFIED or (view is None and outcome is Outcome.NOT_TRIED)
+    complete = outcome.authentic or (view is None and outcome is Outcome.NOT_TRIED)
     return Exit.DONE if complete else Exit.INCOMPLETE
 
 

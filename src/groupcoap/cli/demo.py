@@ -13,6 +13,8 @@ from tempfile import TemporaryDirectory
 
 import click
 
+from ..core.multicast_oscore_04 import MULTICAST_OSCORE_04
+from ..core.policy import PROFILES, profile_by_name
 from ..demo.lamps import LampFailed
 from ..demo.room import INTERFACE, Room, furnish, reserve_port
 from ..demo.show import Show, ShowFailed
@@ -27,9 +29,16 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @click.command()
 @click.option("--lamps", type=click.IntRange(1, MAX_LAMPS), default=8, show_default=True, help="How many.")
+@click.option(
+    "--profile",
+    type=click.Choice(list(PROFILES)),
+    default=MULTICAST_OSCORE_04.name,
+    show_default=True,
+    help="The wire format: of the draft, or today's standard.",
+)
 @click.option("--keep", is_flag=True, help="Leave the lamps running, to try things by hand, until Ctrl-C.")
 @click.pass_context
-def demo(ctx: click.Context, lamps: int, keep: bool) -> None:
+def demo(ctx: click.Context, lamps: int, profile: str, keep: bool) -> None:
     """Show it at work: a switch dims a room of lamps, each a process of its own, with real multicast that stays on
     this machine; then attacks, which fail, and a lamp that does.
 
@@ -39,7 +48,7 @@ def demo(ctx: click.Context, lamps: int, keep: bool) -> None:
         signal.signal(number, signal.default_int_handler)
     stage = Stage()
     with closing(reserve_port()) as port, TemporaryDirectory(prefix="groupcoap-demo-") as directory:
-        room = furnish(Path(directory), lamps, port.getsockname()[1])
+        room = furnish(Path(directory), lamps, port.getsockname()[1], profile_by_name(profile))
         try:
             ctx.exit(asyncio.run(_run(stage, room, keep)))
         except asyncio.CancelledError:
@@ -54,6 +63,8 @@ async def _run(stage: Stage, room: Room, keep: bool) -> Exit:
     began = time.monotonic()
     count = plural(len(room.lamps), "lamp")
     stage.title(f"A switch and {count}, at {room.address} on the loopback interface: nothing leaves this machine")
+    if room.profile is not MULTICAST_OSCORE_04:
+        stage.say("They speak Group OSCORE, today's standard, in its group mode and its pairwise mode.")
     show = Show(stage, room)
     async with AsyncExitStack() as stack:
         try:
@@ -101,9 +112,12 @@ def _commands(room: Room, show: Show) -> list[str]:
     switch, lamp = shlex.quote(str(room.switch.directory)), shlex.quote(str(room.lamps[0].directory))
     light = f"coap://{room.address}/light"
     by = f"--member {switch} --interface {INTERFACE}"
+    first = show.lamps[0]
+    alone = f"--to {first.name}={first.host}:{room.address.port}"
     return [
         f"{_program()} send get {light} {by}",
         f"{_program()} send put {light} --payload 10 {by}",
+        *([f"{_program()} send put {light} --payload 5 {alone} {by}"] if room.profile.rules.pairwise else []),
         f"{_program()} send observe {light} {by}",
         f"{_program()} decode {show.recorded.hex()} --member {lamp}",
     ]

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from types import MappingProxyType
 
 from ..core import coap
 from ..core.coap import Message
-from ..core.contexts import CommonContext, SecurityContext
-from ..core.multicast_oscore_04 import FLAG_COUNTERSIGN
+from ..core.group_oscore import FLAG_GROUP, GROUP_OSCORE
+from ..core.multicast_oscore_04 import FLAG_COUNTERSIGN, MULTICAST_OSCORE_04
 from ..core.option import FLAG_GID, FLAG_KID, OptionPrefix, decode_prefix
 from ..core.policy import PROFILES
+from ..core.profile import Mode, Profile
 from ..core.reassembly import parse_block
-from ..core.requests import DecryptedRequest, object_security
+from ..core.requests import object_security
+from ..cose.algorithms import EncryptionAlgorithm
 from ..cose.keys import DEFAULT_SIGNATURE
 from ..errors import Reason, Rejected
 from ..membership import Role
-from .onlooker import KnownEpoch, Onlooker, Opened
-from .text import payload_text
-from .vocabulary import TYPES, code_name, is_class_u, option_name, option_value
+from .known import KnownEpoch
+from .onlooker import Onlooker, Opened, Question
+from .text import payload_text, plural
+from .vocabulary import TYPES, code_name, option_class, option_name, option_value
+from .watched import PairwiseKeysNeeded
+
+NOBODY: Mapping[bytes, bytes] = MappingProxyType({})
+
+MAX_KID = 7
+"""Bytes of an Endpoint ID at most, with the longest nonces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +54,20 @@ class Outcome(Enum):
     """What came of it; the value is the name used in JSON."""
 
     VERIFIED = "verified"
+    COUNTERSIGNED = "countersigned"
+    """The countersignature is right; there were no keys to decrypt it."""
     REFUSED = "refused"
     NOT_TRIED = "not tried"
+
+    @property
+    def authentic(self) -> bool:
+        """Whether it is certain who has made the message."""
+        return self in (Outcome.VERIFIED, Outcome.COUNTERSIGNED)
 
 
 _LEADS = {
     Outcome.VERIFIED: "decrypted, and the countersignature is right",
+    Outcome.COUNTERSIGNED: "countersignature right",
     Outcome.REFUSED: "refused",
     Outcome.NOT_TRIED: "not decrypted",
 }
@@ -57,23 +75,29 @@ _LEADS = {
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What came of it, and in words why; `reason` where it was refused, or where there are no keys for the Gid."""
+    """What came of it, and in words why; `reason` where it was refused, or where there are no keys for the Gid.
+    `lead`: what the words begin with, if it is not the usual. `advice`: what would help. `kind`: what to count it
+    under, if it is not `detail` or `reason`."""
 
     outcome: Outcome
     detail: str
     reason: Reason | None = None
+    lead: str = ""
+    advice: str = ""
+    kind: str = ""
 
     @property
     def text(self) -> str:
         """On one line."""
-        return f"{_LEADS[self.outcome]}: {self.detail}"
+        words = (self.lead or _LEADS[self.outcome], self.detail, self.advice)
+        return ": ".join(word for word in words if word)
 
     @property
     def cause(self) -> str:
-        """What to count it under; empty if it is verified."""
-        if self.outcome is Outcome.VERIFIED:
+        """What to count it under; empty if it is authentic."""
+        if self.outcome.authentic:
             return ""
-        return self.detail if self.reason in (None, Reason.UNKNOWN_GROUP) else self.reason.value
+        return self.kind or (self.detail if self.reason in (None, Reason.UNKNOWN_GROUP) else self.reason.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,22 +121,19 @@ def explain(
     `view`: with whose keys to look, None for what can be seen without. `destination`: packed multicast address that
     a request was sent to, None for unicast; unless `destination_known`, the group's own is taken for what may have
     come by multicast. `request`: the datagram that a response answers."""
-    sections = [Section("CoAP header", tuple(_header(datagram)))]
+    header = Section("CoAP header", tuple(_header(datagram)))
     try:
         message = coap.decode(datagram)
     except Rejected as rejection:
-        return Explanation(tuple(sections), refused(rejection))
-    sections.append(Section("Options outside", tuple(_options(message, outside=True))))
+        return Explanation((header,), refused(rejection))
     try:
         value = object_security(message)
     except Rejected as rejection:
-        if message.payload:
-            sections.append(Section("Payload", (_payload(message.payload),)))
-        return Explanation(_filled(sections), refused(rejection))
+        outside = Section("Options outside", tuple(_options(message, None, outside=True)))
+        payload = Section("Payload", (_payload(message.payload),) if message.payload else ())
+        return Explanation(_filled([header, outside, payload]), refused(rejection))
     gid = gid_of(message) or (None if request is None else _gid_in(request))
     where = [] if view is None else view.locate(gid)
-    sections.append(Section("Object-Security", tuple(_object_security(value, view, where))))
-    sections.append(Section("Payload", tuple(_ciphertext(message.payload, where[0].common if where else None))))
     if coap.is_request(message.code):
         if not destination_known and message.type == coap.NON and where:
             destination = where[0].addresses[0].packed
@@ -121,8 +142,17 @@ def explain(
             opened, verdict = open_request(message, view, None)  # an echo comes by unicast
     else:
         opened, verdict = _open_response(message, view, request)
-    inside = [] if view is None or opened is None else [_inside(opened)]
-    return Explanation(_filled([*sections, *inside]), verdict)
+    where = where if opened is None else [opened.epoch]
+    profile = where[0].profile if where else likely_profile(value)
+    sections = [
+        header,
+        Section("Options outside", tuple(_options(message, profile, outside=True))),
+        Section(_title(profile), (*_option(value, profile, view, where), *_left_out(message, opened))),
+        Section("Payload", tuple(_protected(message.payload, value, profile, where))),
+    ]
+    if opened is not None and opened.message is not None:
+        sections.append(_inside(opened, opened.message, profile))
+    return Explanation(_filled(sections), verdict)
 
 
 def _filled(sections: Sequence[Section]) -> tuple[Section, ...]:
@@ -156,23 +186,25 @@ def _is_protected(datagram: bytes) -> bool:
         return False
 
 
-def _options(message: Message, *, outside: bool) -> Iterator[Row]:
+def _options(message: Message, profile: Profile | None, *, outside: bool) -> Iterator[Row]:
     protected = message.option(coap.OBJECT_SECURITY) is not None
     for number, value in message.options:
+        name, of_class = option_name(number, profile), option_class(number, profile)
+        remark = f"option {number}, class {of_class}"
         if number == coap.OBJECT_SECURITY:
-            yield Row("Object-Security", None, f"{len(value)} bytes, see below", f"option {number}, class U")
+            yield Row(name, None, f"{len(value)} bytes, see below", remark)
             continue
-        class_u = is_class_u(number)
-        remark = f"option {number}, class {'U' if class_u else 'E'}"
-        if outside and protected and not class_u:
+        if outside and protected and of_class == "E":
             remark += ": a proxy's, or discarded on receipt"
-        if not outside and class_u:
+        if outside and protected and of_class == "E and U":
+            remark += ": for proxies, what counts is inside"
+        if not outside and of_class == "U":
             remark += ": from outside, not protected"
-        yield Row(option_name(number), value, option_value(number, value), remark)
+        yield Row(name, value, option_value(number, value), remark)
 
 
 def _payload(payload: bytes) -> Row:
-    return Row("payload", payload, payload_text(payload), f"{len(payload)} bytes")
+    return Row("payload", payload, payload_text(payload), plural(len(payload), "byte"))
 
 
 def gid_of(message: Message) -> bytes | None:
@@ -193,13 +225,41 @@ def _gid_in(datagram: bytes) -> bytes | None:
 _Where = list[KnownEpoch]
 
 
-def _object_security(value: bytes, view: Onlooker | None, where: _Where) -> Iterator[Row]:
+def likely_profile(value: bytes) -> Profile | None:
+    """Which profile an option is of that no keys are at hand for, as its length says: the draft's countersignature
+    is longer than any kid. What has no countersignature and no Group Flag is rather RFC 8613's, or in pairwise
+    mode: both look the same. None if it is too long for the one and too short for the other."""
+    try:
+        flags, _, _, rest = decode_prefix(value)
+    except Rejected:
+        return None
+    if flags & FLAG_GROUP and len(rest) >= DEFAULT_SIGNATURE.signature_length:
+        return MULTICAST_OSCORE_04
+    return GROUP_OSCORE if len(rest) <= MAX_KID else None
+
+
+def mode_of(message: Message, profile: Profile) -> Mode | None:
+    """The mode of a protected message of this profile; None if it cannot be told."""
+    try:
+        flags = decode_prefix(object_security(message))[0]
+    except Rejected:
+        return None
+    return Mode.PAIRWISE if profile.rules.pairwise and not flags & FLAG_GROUP else Mode.GROUP
+
+
+def _title(profile: Profile | None) -> str:
+    return "OSCORE option" if profile is GROUP_OSCORE else "Object-Security"
+
+
+def _option(value: bytes, profile: Profile | None, view: Onlooker | None, where: _Where) -> Iterator[Row]:
     """The value from its first byte to its last, as far as it can be split."""
+    if not where:
+        yield _read_as(value, profile)
     if not value:
         yield Row("value", b"", "(empty)", "all flags 0")
         return
     flags, rest = value[0], value[1:]
-    yield Row("flags", value[:1], f"{flags:08b}", _flags_text(flags))
+    yield Row("flags", value[:1], f"{flags:08b}", _flags_text(flags, profile, where))
     n = flags & 7
     if n:
         yield _number_row("Partial IV", rest[:n], n)
@@ -209,21 +269,37 @@ def _object_security(value: bytes, view: Onlooker | None, where: _Where) -> Iter
         yield Row("Gid length", rest[:1], str(size))
         yield Row("Gid", gid, _cut(gid, size) or _gid_text(view, where), _epoch_text(where))
         rest = rest[1 + size :]
-    yield from _tail(flags, rest, where)
+    yield from _tail(flags, rest, profile, where)
 
 
-def _flags_text(flags: int) -> str:
-    parts = [
-        name
-        for bit, name in ((FLAG_COUNTERSIGN, "countersignature"), (FLAG_GID, "Gid"), (FLAG_KID, "kid"))
-        if flags & bit
-    ]
+def _read_as(value: bytes, profile: Profile | None) -> Row:
+    """What it is taken for where there are no keys to tell."""
+    if profile is MULTICAST_OSCORE_04:
+        why = f"by its length: {GROUP_OSCORE.name} has the countersignature in the payload"
+        return Row("read as", None, profile.name, why)
+    if profile is None:
+        return Row("read as", None, "malformed", f"of no length that {' or '.join(PROFILES)} has")
+    if value and value[0] & FLAG_GROUP:
+        why = f"by its length: {MULTICAST_OSCORE_04.name} has the countersignature here"
+        return Row("read as", None, f"{profile.name} in group mode", why)
+    return Row("read as", None, f"RFC 8613, or {profile.name} in pairwise mode", "they look the same")
+
+
+def _flags_text(flags: int, profile: Profile | None, where: _Where) -> str:
+    parts = [name for bit, name in ((FLAG_GID, "Gid"), (FLAG_KID, "kid")) if flags & bit]
     parts.append(f"Partial IV of {flags & 7}" if flags & 7 else "no Partial IV")
     if flags & 7 > 5:
         parts[-1] += " (reserved)"
     if flags & 0xC0:
         parts.append("reserved bits set")
-    if not _is_group_prefix((flags, None, None, b"")):
+    if profile is GROUP_OSCORE:
+        if flags & FLAG_GROUP:
+            parts.insert(0, "group mode")
+        elif where:
+            parts.insert(0, "pairwise mode")
+    elif flags & FLAG_COUNTERSIGN:
+        parts.insert(0, "countersignature")
+    else:
         parts.append("no group message (RFC 8613?)")
     return ", ".join(parts)
 
@@ -233,8 +309,8 @@ def _is_group_prefix(prefix: OptionPrefix) -> bool:
 
 
 def looks_like_group_message(message: Message) -> bool:
-    """Whether a protected message whose Gid is not known is rather a group message than one of RFC 8613. One that
-    is malformed is taken for the former."""
+    """Whether a protected message whose Gid is not known is rather a group message than one of RFC 8613, which in
+    pairwise mode cannot be told. One that is malformed is taken for the former."""
     try:
         return _is_group_prefix(decode_prefix(object_security(message)))
     except Rejected:
@@ -264,12 +340,11 @@ def _epoch_text(where: _Where) -> str:
     )
 
 
-def _tail(flags: int, rest: bytes, where: _Where) -> Iterator[Row]:
-    algorithm = where[0].common.signature if where else DEFAULT_SIGNATURE
-    assumed = "" if where else " (assumed: its length comes from the group)"
-    if flags & FLAG_COUNTERSIGN:
+def _tail(flags: int, rest: bytes, profile: Profile | None, where: _Where) -> Iterator[Row]:
+    algorithm = where[0].signature if where else DEFAULT_SIGNATURE
+    if profile is MULTICAST_OSCORE_04 and flags & FLAG_COUNTERSIGN:
         q = algorithm.signature_length
-        what = f"{q} bytes{assumed}" if not where else f"{q} bytes, {algorithm.name}"
+        what = f"{q} bytes, {algorithm.name}" if where else f"{q} bytes (assumed: its length comes from the group)"
         yield Row("countersignature", rest[:q], _cut(rest[:q], q) or what)
         rest = rest[q:]
     if flags & FLAG_KID:
@@ -278,29 +353,53 @@ def _tail(flags: int, rest: bytes, where: _Where) -> Iterator[Row]:
         yield Row("left over", rest, f"{len(rest)} bytes", "malformed")
 
 
+def _left_out(message: Message, opened: Opened | None) -> Iterator[Row]:
+    """Who an answer is from that does not say so."""
+    if opened is not None and not decode_prefix(object_security(message))[0] & FLAG_KID:
+        who = _member_text(opened.sender_id, [opened.epoch])
+        yield Row("kid", None, f"left out: Endpoint ID {opened.sender_id.hex() or '(empty)'}, who was asked", who)
+
+
 def _member_text(kid: bytes, where: _Where) -> str:
     names = []
     for epoch in where:
         member = epoch.members.get(kid)
         if member is not None:
             own = " (this device itself)" if epoch.own_ids == {kid} else ""
-            roles = ", ".join(role.value for role in Role if role in member.roles)
-            names.append(f"{member.name}, {roles}{own}")
+            roles = (role.value for role in Role if role in member.roles)
+            names.append(f"{', '.join((member.name, *roles))}{own}")
         if kid in epoch.departed:
             names.append("a member that has left")
     return " or ".join(names) or ("no member in these files" if where else "")
 
 
-def _ciphertext(payload: bytes, common: CommonContext | None) -> Iterator[Row]:
+def _protected(payload: bytes, value: bytes, profile: Profile | None, where: _Where) -> Iterator[Row]:
+    pairwise = not value or not value[0] & FLAG_GROUP
     if not payload:
         yield Row("payload", b"", "none", "malformed: nothing is encrypted")
-    elif common is None:
-        yield Row("ciphertext", payload, f"{len(payload)} bytes with its tag")
+    elif not where:
+        signed = profile is GROUP_OSCORE and not pairwise
+        what = "with its tag, if it has one, and its encrypted countersignature" if signed else "with its tag"
+        yield Row("ciphertext", payload, f"{len(payload)} bytes {what}")
+    elif profile is not GROUP_OSCORE:
+        yield from _ciphertext(payload, where[0].encryption)
+    elif pairwise:
+        yield from _ciphertext(payload, where[0].aead or where[0].encryption)
     else:
-        tag = min(common.encryption.tag_length, len(payload))
-        inner = len(payload) - tag
-        yield Row("ciphertext", payload[:inner], f"{inner} bytes, {common.encryption.name}")
-        yield Row("tag", payload[inner:], f"{tag} bytes")
+        algorithm = where[0].signature
+        q = algorithm.signature_length
+        if len(payload) > q:
+            yield from _ciphertext(payload[:-q], where[0].encryption)
+        signature = payload[-q:]
+        yield Row("countersignature", signature, _cut(signature, q) or f"{q} bytes, encrypted, {algorithm.name}")
+
+
+def _ciphertext(payload: bytes, algorithm: EncryptionAlgorithm) -> Iterator[Row]:
+    tag = min(algorithm.tag_length, len(payload))
+    inner = len(payload) - tag
+    yield Row("ciphertext", payload[:inner], f"{plural(inner, 'byte')}, {algorithm.name}")
+    if algorithm.tag_length:
+        yield Row("tag", payload[inner:], plural(tag, "byte"))
 
 
 # ---- what is inside
@@ -309,22 +408,34 @@ Reading = tuple[Opened | None, Verdict]
 """What was inside a protected message, if it could be opened, and what is to be said of it."""
 
 
-def open_request(message: Message, view: Onlooker | None, destination: bytes | None) -> Reading:
-    """Try to open a request that was sent to this packed multicast address, None for unicast."""
+Others = Mapping[bytes, bytes]
+"""Who else takes part in what may be in pairwise mode, as far as addresses tell: {Gid: Endpoint ID}."""
+
+
+def open_request(
+    message: Message, view: Onlooker | None, destination: bytes | None, other: Others = NOBODY
+) -> Reading:
+    """Try to open a request that was sent to this packed multicast address, None for unicast. `other`: who is
+    there."""
     useless = _useless(message, view, (gid_of(message),), by_multicast=destination is not None)
     if view is None or useless is not None:
         return None, useless or _NO_KEYS
-    return _read(view, lambda: view.open_request(message, destination))
+    return _read(view, lambda: view.open_request(message, destination), other)
 
 
 def open_response(
-    message: Message, view: Onlooker | None, request: Message, context: SecurityContext | None = None
+    message: Message,
+    view: Onlooker | None,
+    request: Message,
+    asked: Question | None = None,
+    other: Others = NOBODY,
 ) -> Reading:
-    """Try to open a response to this request, which was sent under this context (None: the one with its Gid)."""
+    """Try to open a response to this request, of which `asked` is known, None if it could not be opened. `other`:
+    who is where it came from."""
     useless = _useless(message, view, (gid_of(message), gid_of(request)), by_multicast=False)
     if view is None or useless is not None:
         return None, useless or _NO_KEYS
-    return _read(view, lambda: view.open_response(message, view.exchange(request, context)))
+    return _read(view, lambda: view.open_response(message, request, asked), other)
 
 
 _NO_KEYS = Verdict(Outcome.NOT_TRIED, "that takes keys, give --member PATH or --key-log FILE")
@@ -339,11 +450,22 @@ def _open_response(message: Message, view: Onlooker | None, datagram: bytes | No
         request = coap.decode(datagram)
     except Rejected as rejection:
         return None, refused(rejection)
-    opened, verdict = open_response(message, view, request)
+    opened, verdict = open_response(message, view, request, _question(request, view))
     if request.token != message.token:
         remark = "; but its token is not the request's, so a multicaster would not find the request"
         verdict = replace(verdict, detail=verdict.detail + remark)
     return opened, verdict
+
+
+def _question(request: Message, view: Onlooker) -> Question | None:
+    """What can be found out of a request, wherever it was sent to."""
+    where = view.locate(gid_of(request))
+    destinations = [address.packed for epoch in where for address in epoch.addresses] if where else []
+    for destination in (*destinations, None):
+        opened, verdict = open_request(request, view, destination)
+        if opened is not None and verdict.outcome.authentic:
+            return opened.question
+    return None
 
 
 def _useless(
@@ -355,7 +477,7 @@ def _useless(
     if not by_multicast and _is_block(message):
         return Verdict(Outcome.NOT_TRIED, "one block of a message that a proxy has cut")
     if not any(view.locate(gid) for gid in gids) and not looks_like_group_message(message):
-        return Verdict(Outcome.NOT_TRIED, "it looks like RFC 8613, not like a group message")
+        return Verdict(Outcome.NOT_TRIED, "it looks like RFC 8613, or like a group's pairwise mode")
     unknown = next((gid for gid in gids if gid is not None and not view.locate(gid)), None)
     if unknown is None:
         return None
@@ -371,24 +493,49 @@ def _is_block(message: Message) -> bool:
     return any(number or more for number, more, _ in blocks)
 
 
-def _read(view: Onlooker, attempt: Callable[[], Opened]) -> Reading:
+def _read(view: Onlooker, attempt: Callable[[], Opened], other: Others) -> Reading:
     try:
         opened = attempt()
+    except PairwiseKeysNeeded as needed:
+        return None, _between_others(needed, view.epoch_of(needed.context), other)
     except Rejected as rejection:
+        if rejection.reason is Reason.NO_COUNTERSIGNATURE:
+            return None, Verdict(Outcome.NOT_TRIED, rejection.reason.value, lead="not verified")
         return None, refused(rejection)
     if opened.refused is not None:
         return opened, refused(opened.refused)
-    decrypted = opened.decrypted
-    epoch = view.epoch_of(decrypted.context)
-    text = f"from {_member_text(decrypted.sender_id, [epoch]) or decrypted.sender_id.hex()}"
-    if isinstance(decrypted, DecryptedRequest) and not epoch.current:
+    epoch, sender_id = opened.epoch, opened.sender_id
+    text = f"from {_member_text(sender_id, [epoch]) or sender_id.hex()}"
+    if not opened.readable:
+        return opened, Verdict(Outcome.COUNTERSIGNED, f"{text}; content not readable")
+    lead = ""
+    if opened.peer is not None:
+        lead = "decrypted, in pairwise mode"
+        text = f"from {_name(epoch, sender_id)} for {_name(epoch, opened.peer)}; only these two could have made it"
+    if opened.is_request and not epoch.current:
         text += "; under an older Security Context: once renewed, a device takes no new request under it"
-    return opened, Verdict(Outcome.VERIFIED, text)
+    return opened, Verdict(Outcome.VERIFIED, text, lead=lead)
 
 
-def _inside(opened: Opened) -> Section:
-    message = opened.message
-    rows = [Row("code", None, code_name(message.code)), *_options(message, outside=False)]
+def _between_others(needed: PairwiseKeysNeeded, epoch: KnownEpoch, other: Others) -> Verdict:
+    """Of the two a request names one, and an answer to that perhaps none."""
+    peer = "another member"
+    if needed.peer is not None:
+        peer = _name(epoch, needed.peer)
+    elif other.get(epoch.gid, needed.sender_id) != needed.sender_id:
+        peer = f"{_name(epoch, other[epoch.gid])}, by the address"
+    detail = f"in pairwise mode between {_name(epoch, needed.sender_id)} and {peer}"
+    advice = "takes the member files of one of them"
+    return Verdict(Outcome.NOT_TRIED, detail, advice=advice, kind=f"in pairwise mode between others: {advice}")
+
+
+def _name(epoch: KnownEpoch, endpoint_id: bytes) -> str:
+    member = epoch.members.get(endpoint_id)
+    return f"endpoint {endpoint_id.hex() or '(empty id)'}" if member is None else member.name
+
+
+def _inside(opened: Opened, message: Message, profile: Profile | None) -> Section:
+    rows = [Row("code", None, code_name(message.code)), *_options(message, profile, outside=False)]
     if message.payload:
         rows.append(_payload(message.payload))
     return Section("Decrypted" if opened.refused is None else "Decrypted, NOT authentic", tuple(rows))

@@ -19,6 +19,7 @@ def key_log_option(command: _Command) -> _Command:
         envvar="GROUPCOAP_KEY_LOG",
         show_envvar=True,
         metavar="FILE",
-        help="Add the groups' keys to this file, for `decode` to look into captures with: keep it secret.",
+        help="Add the groups' keys to this file, for `decode` to look into captures with: keep it secret. Pairwise "
+        "mode takes more than that.",
     )
     return option(command)

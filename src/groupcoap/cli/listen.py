@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from aiocoap import interfaces
 from aiocoap.pipe import Pipe
 
 from ..core.policy import Verification
+from ..core.profile import Mode
 from ..core.requests import SignatureState
 from ..core.synchronization import Method, SynchronizationPolicy
 from ..devices import DEVICES
@@ -32,6 +34,7 @@ from ..files.provisioned import MemberFiles, load_member
 from ..files.state import EndpointState
 from ..membership import EpochInstalled, GroupConfiguration, MembershipEvent, Role
 from .keylog import key_log_option
+from .names import RESPONSE_MODES
 from .network import Seconds, explained, network_options, resolve
 from .text import payload_text, plural, printable
 
@@ -127,14 +130,19 @@ class Narrated(interfaces.Resource):  # type: ignore[misc]
     def _describe(self, request: aiocoap.Message) -> str:
         origin: Provenance = request.remote.provenance
         name = who(self._endpoint, origin.group, origin.endpoint_id)
-        if origin.signature is not SignatureState.VERIFIED:
+        if not origin.signature.authentic:
             name = f"some member, as {name}"
         groups = len(self._endpoint.groups.names)
         where = f" in {printable(origin.group)}" if groups > 1 else ""
         return (
             f"{what(request)} from {name}{where}: number {origin.sequence_number}, "
-            f"{origin.freshness.value}, signature {origin.signature.value}"
+            f"{origin.freshness.value}, {authenticated_by(origin.signature)}"
         )
+
+
+def authenticated_by(signature: SignatureState) -> str:
+    """How it is known, or not yet, who has made a message."""
+    return signature.value if signature is SignatureState.PAIRWISE else f"signature {signature.value}"
 
 
 def who(endpoint: Endpoint, group: str, endpoint_id: bytes) -> str:
@@ -165,6 +173,41 @@ def listening_groups(member: MemberFiles) -> tuple[GroupConfiguration, ...]:
         names = ", ".join(printable(group.name) for group in member.groups)
         raise MisuseError(f"{printable(member.name)} is no listener in {names}; give the directory of one that is")
     return groups
+
+
+def read_policy(
+    groups: Sequence[GroupConfiguration], sync: str | None, verification: str | None, responses: str | None
+) -> ListenerPolicy:
+    """Where this device differs from its groups. `MisuseError` where that is possible in none of them; where it is
+    in some, the others are named on standard error."""
+    if verification not in (None, Verification.ALWAYS.value):
+        strict = [group for group in groups if group.profile.rules.signature_first]
+        _without_effect(f"--verification {verification}", strict, groups, "every signature is verified")
+    mode = None if responses is None else RESPONSE_MODES[responses]
+    if mode is Mode.PAIRWISE:
+        without = [group for group in groups if not group.common_context(group.current).pairwise]
+        _without_effect(f"--responses {responses}", without, groups, "there is no pairwise mode")
+    elif responses is not None:
+        without = [group for group in groups if not group.profile.rules.pairwise]
+        _without_effect(f"--responses {responses}", without, groups, "there is only one mode")
+    return ListenerPolicy(
+        None if sync is None else SynchronizationPolicy(Method(sync)),
+        None if verification is None else Verification(verification),
+        response_mode=mode,
+        as_requested=responses is not None and mode is None,
+    )
+
+
+def _without_effect(
+    option: str, where: Sequence[GroupConfiguration], groups: Sequence[GroupConfiguration], why: str
+) -> None:
+    """`MisuseError` if the option would change nothing in any group; a warning if it would in some."""
+    names = ", ".join(printable(group.name) for group in where)
+    if len(where) == len(groups):
+        profiles = ", ".join(sorted({group.profile.name for group in groups}))
+        raise MisuseError(f"{option} does not go with {names} ({profiles}), where {why}; leave it out")
+    if where:
+        click.echo(f"groupcoap: {option} changes nothing in {names}, where {why}", err=True)
 
 
 async def serve(member: MemberFiles, settings: Settings) -> None:
@@ -300,7 +343,13 @@ def _limits(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
 @click.option(
     "--verification",
     type=click.Choice([choice.value for choice in Verification]),
-    help="Of signatures. Whatever is not verified may be any member's.  [default: the group's]",
+    help="Of signatures. Whatever is not verified may be any member's. Not for groups of group-oscore, where all "
+    "are verified.  [default: the group's]",
+)
+@click.option(
+    "--responses",
+    type=click.Choice(list(RESPONSE_MODES)),
+    help="group-oscore: the mode of answers. pairwise: only the requester can read them.  [default: the group's]",
 )
 @click.option(
     "--limit",
@@ -323,6 +372,7 @@ def listen(
     leisure: float,
     sync: str | None,
     verification: str | None,
+    responses: str | None,
     limits: Limits,
     key_log: Path | None,
     verbose: bool,
@@ -335,14 +385,13 @@ def listen(
     `--bind 127.0.0.2`, `--bind 127.0.0.3`, …
     """
     files = load_member(member)
-    own_port = listening_groups(files)[0].addresses[0].port if port is None else port
+    groups = listening_groups(files)
+    own_port = groups[0].addresses[0].port if port is None else port
+    policy = read_policy(groups, sync, verification, responses)
     settings = Settings(
         device,
         replace(resolve(interface, bind, hop_limit, port=own_port or None), kernel_filter=not verbose),
-        ListenerPolicy(
-            None if sync is None else SynchronizationPolicy(Method(sync)),
-            None if verification is None else Verification(verification),
-        ),
+        policy,
         leisure,
         verbose,
         with_parent,

@@ -1,7 +1,8 @@
-"""The algorithms by the names that people type."""
+"""Algorithms and modes by the names that people type."""
 
 from __future__ import annotations
 
+from ..core.profile import Mode
 from ..cose.algorithms import AEAD_ALGORITHMS, COUNTER_ALGORITHMS, AeadAlgorithm, EncryptionAlgorithm
 from ..cose.keys import SIGNATURE_ALGORITHMS, SignatureAlgorithm
 
@@ -17,3 +18,6 @@ GROUP_ENCRYPTIONS: dict[str, EncryptionAlgorithm] = {
     **AEADS,
     **{algorithm.name: algorithm for algorithm in COUNTER_ALGORITHMS.values()},
 }
+
+RESPONSE_MODES: dict[str, Mode | None] = {"as-requested": None, "group": Mode.GROUP, "pairwise": Mode.PAIRWISE}
+"""Of answers; None: that of the request."""

@@ -29,9 +29,9 @@ from ..files.provisioning import provision as make_files
 from ..files.renewal import Renewal, RenewedDevice, groups_in
 from ..files.renewal import renew as renew_groups
 from ..membership import GroupAddress, Role
-from .names import AEADS, GROUP_ENCRYPTIONS, SIGNATURES
+from ..secret import Secret
+from .names import AEADS, GROUP_ENCRYPTIONS, RESPONSE_MODES, SIGNATURES
 
-RESPONSE_MODES: dict[str, Mode | None] = {"as-requested": None, "group": Mode.GROUP, "pairwise": Mode.PAIRWISE}
 SIGN_PROTECTED = {"deployed": True, "rfc9338": False}
 
 ROLES: dict[str, frozenset[Role]] = {
@@ -117,6 +117,13 @@ def _group_options(command: Callable[..., None]) -> Callable[..., None]:
             "--pairwise/--no-pairwise",
             default=None,
             help="group-oscore: whether two members can speak to each other alone.  [default: yes]",
+        ),
+        click.option(
+            "--manager",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="group-oscore: the identity of the group's manager, to which its messages are bound: one that "
+            "keygen has made, or that another group has.  [default: a new one, in DIR/NAME.manager.json]",
         ),
         click.option(
             "--profile",
@@ -217,6 +224,7 @@ def provision(
     group_encryption: str | None,
     responses: str,
     countersignature: str,
+    manager: Path | None,
     switches: int | None,
     lamps: int | None,
     pure_listeners: int | None,
@@ -239,6 +247,8 @@ def provision(
           --join switch-1=multicaster --join lamp-1=listener
     New keys for everybody but a lamp that was stolen:
       groupcoap provision home --renew --evict lamp-2
+    A group that speaks today's standard, with devices of others too:
+      groupcoap provision home --profile group-oscore
     """
     if renew:
         _refuse_others(ctx)
@@ -271,7 +281,7 @@ def provision(
             sign_protected=SIGN_PROTECTED[countersignature],
         ),
     )
-    _show(make_files(directory, plan, devices))
+    _show(make_files(directory, plan, devices, None if manager is None else load_identity(manager)))
 
 
 def _plan(ctx: click.Context, profile: Profile, pairwise: bool | None, plan: GroupPlan) -> GroupPlan:
@@ -279,8 +289,8 @@ def _plan(ctx: click.Context, profile: Profile, pairwise: bool | None, plan: Gro
     if not profile.rules.pairwise:
         for parameter in ctx.command.params:
             if parameter.name in _GROUP_OSCORE_ONLY and _given(ctx, parameter.name):
-                raise MisuseError(f"{parameter.opts[0]} goes with --profile group-oscore")
-        return replace(plan, profile=profile)
+                raise MisuseError(f"{_spelt(ctx, parameter)} goes with --profile group-oscore")
+        return _possible(ctx, replace(plan, profile=profile))
     if plan.policy.verification is not Verification.ALWAYS:
         raise MisuseError(f"--verification: {profile.name} has its countersignatures always verified")
     agreement = key_agreement_for(plan.kdf)
@@ -293,11 +303,38 @@ def _plan(ctx: click.Context, profile: Profile, pairwise: bool | None, plan: Gro
         )
     encryption = plan.group_encryption or plan.aead
     if pairwise is False:
+        _refuse_unused(ctx, plan)
         return replace(plan, profile=profile, aead=None, group_encryption=encryption)
     return replace(plan, profile=profile, group_encryption=encryption, key_agreement=agreement)
 
 
-_GROUP_OSCORE_ONLY = frozenset({"pairwise", "group_encryption", "responses", "countersignature"})
+def _possible(ctx: click.Context, plan: GroupPlan) -> GroupPlan:
+    """The same. `MisuseError` if its profile does not have these algorithms."""
+    try:
+        plan.parameters(None).common_context(bytes(1), Secret(bytes(1)))
+    except MisuseError:
+        given = " with ".join(f"--{name} {ctx.params[name]}" for name in ("signature", "kdf") if _given(ctx, name))
+        raise MisuseError(f"{plan.profile.name} has no {given}; --profile group-oscore has") from None
+    return plan
+
+
+def _refuse_unused(ctx: click.Context, plan: GroupPlan) -> None:
+    """`MisuseError` for what would have no meaning without a pairwise mode."""
+    if plan.policy.response_mode is Mode.PAIRWISE:
+        raise MisuseError("--responses pairwise does not go with --no-pairwise")
+    if plan.group_encryption is not None and _given(ctx, "aead"):
+        raise MisuseError(
+            "--aead is for the pairwise mode alone beside --group-encryption, and there is to be none"
+        )
+
+
+def _spelt(ctx: click.Context, parameter: click.Parameter) -> str:
+    """The option as it was given."""
+    assert parameter.name is not None
+    return parameter.secondary_opts[0] if ctx.params[parameter.name] is False else parameter.opts[0]
+
+
+_GROUP_OSCORE_ONLY = frozenset({"pairwise", "group_encryption", "responses", "countersignature", "manager"})
 _WITH_RENEW = frozenset({"directory", "name", "renew", "evict"})
 
 
@@ -309,7 +346,7 @@ def _refuse_others(ctx: click.Context) -> None:
     """`MisuseError` if there is an option that a renewal does not know."""
     for parameter in ctx.command.params:
         if parameter.name is not None and parameter.name not in _WITH_RENEW and _given(ctx, parameter.name):
-            raise MisuseError(f"{parameter.opts[0]} does not go with --renew: only --group and --evict do")
+            raise MisuseError(f"{_spelt(ctx, parameter)} does not go with --renew: only --group and --evict do")
 
 
 def _counts(
@@ -350,7 +387,7 @@ def _show(made: ProvisionedGroup) -> None:
     console.print(Text(f"{plan.profile.name}: {_algorithms(plan)}"))
     console.print(table)
     if made.manager is not None:
-        console.print(Text(f"the group's manager: {made.manager}, which no device needs"))
+        console.print(Text(f"the group's manager: {made.manager} (keep it; no device needs it)"))
     console.print("These files hold secret keys: keep them readable by yourself alone.")
     _suggest(console, made)
 
@@ -363,6 +400,10 @@ def _algorithms(plan: GroupPlan) -> str:
     ]
     if plan.key_agreement is not None and plan.aead is not None:
         parts.append(f"pairwise mode with {plan.aead.name} and {plan.key_agreement.name}")
+    if plan.policy.response_mode is not None:
+        parts.append(f"answers in {plan.policy.response_mode.value} mode")
+    if not plan.sign_protected:
+        parts.append("countersignatures as in RFC 9338")
     return ", ".join(parts)
 
 

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import aiocoap
 import click
+from click.core import ParameterSource
 
+from ..core.profile import Mode
 from ..endpoint.endpoint import Endpoint
 from ..endpoint.multicaster import DEFAULT_TIMEOUT, KNOWN, Answer, Collection, Multicaster, Observation, Roster
 from ..endpoint.network import Address, NetworkOptions
@@ -19,14 +21,14 @@ from ..endpoint.proxy import HostAndPort, Proxy
 from ..errors import FileFault, MisuseError, NetworkFault
 from ..files.provisioned import ProvisionedMembership, load_member
 from ..files.state import EndpointState
-from ..membership import GroupConfiguration, Role
+from ..membership import GroupAddress, GroupConfiguration, Role
 from .answers import JsonSink, LineSink, Sink, Summary, TableSink
 from .exits import Exit
 from .keylog import key_log_option
 from .network import Seconds, network_options, resolve
 from .target import Target, find_target
 from .text import printable
-from .via import host_and_port_text, proxy_options, read_proxy
+from .via import Place, host_and_port_text, named_place, proxy_options, read_proxy
 
 MAX_PAYLOAD = 1024
 """Bytes. A group request is one datagram: blocks of a request cannot go to a group."""
@@ -39,6 +41,7 @@ _CODES = {
     "fetch": aiocoap.FETCH,
     OBSERVE: aiocoap.GET,
 }
+_TO_ONE_IN_GROUP_MODE = ("get", "fetch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,16 @@ class Limits:
     timeout: float
     count: int | None = None
     seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """The one listener that is asked: its Endpoint ID, where it is, and the mode in which it is asked."""
+
+    endpoint_id: bytes
+    host: Address
+    port: int
+    mode: Mode
 
 
 def read_payload(text: str | None) -> bytes:
@@ -89,6 +102,25 @@ def read_roster(text: str, group: GroupConfiguration) -> Roster:
     return roster
 
 
+def read_recipient(
+    to: tuple[str, Place], mode: str | None, method: str, group: GroupConfiguration, address: GroupAddress
+) -> Recipient:
+    """Whom --to means, and how to speak to it. `MisuseError` if it is not known, or not in this mode."""
+    name, (host, port) = to
+    roster = read_roster(name, group) if name not in ("known", "none") and "," not in name else ()
+    if not isinstance(roster, set) or len(roster) != 1:
+        raise MisuseError(f"--to takes the name or Endpoint ID of one listener, unlike {printable(name)!r}")
+    has_pairwise = group.common_context(group.current).pairwise
+    if mode == Mode.PAIRWISE.value and not has_pairwise:
+        raise MisuseError(f"group {printable(group.name)} has no pairwise mode; leave --mode out")
+    chosen = Mode.PAIRWISE if has_pairwise and mode != Mode.GROUP.value else Mode.GROUP
+    if chosen is Mode.GROUP and method not in _TO_ONE_IN_GROUP_MODE:
+        why = "no listener takes another by unicast, since nothing in it would say whom it is for"
+        raise MisuseError(f"to one listener in group mode only get and fetch can be sent: {why}")
+    (endpoint_id,) = roster
+    return Recipient(endpoint_id, host, address.port if port is None else port, chosen)
+
+
 async def run(
     target: Target,
     message: aiocoap.Message,
@@ -100,6 +132,7 @@ async def run(
     make_sink: Callable[[list[str] | None], Sink],
     key_log: Path | None = None,
     proxy: Proxy | None = None,
+    recipient: Recipient | None = None,
 ) -> Exit:
     """Send, show, and say how it ended. `EnvironmentFault`, `MisuseError` if it cannot be sent."""
     stop = asyncio.Event()
@@ -107,7 +140,7 @@ async def run(
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with Endpoint(membership, state, network, key_log=key_log) as endpoint:
         multicaster = Multicaster(endpoint, target.group.name, target.address, proxy)
-        session = _Session(multicaster, roster, limits, stop)
+        session = _Session(multicaster, roster, limits, stop, recipient)
         names = None if roster is None else sorted(session.label(listener) for listener in session.expected)
         with make_sink(names) as sink:
             try:
@@ -121,8 +154,16 @@ async def run(
 class _Session:
     """One request of one multicaster, from sending to summary."""
 
-    def __init__(self, multicaster: Multicaster, roster: Roster, limits: Limits, stop: asyncio.Event) -> None:
+    def __init__(
+        self,
+        multicaster: Multicaster,
+        roster: Roster,
+        limits: Limits,
+        stop: asyncio.Event,
+        recipient: Recipient | None = None,
+    ) -> None:
         self._multicaster = multicaster
+        self._recipient = recipient
         self._roster = roster
         self.expected = multicaster.expected(roster)
         self._limits = limits
@@ -137,9 +178,7 @@ class _Session:
     async def collect(self, message: aiocoap.Message, sink: Sink) -> Exit:
         """Until the deadline, until everyone has answered, or until interrupted."""
         answers: list[Answer] = []
-        async with self._multicaster.request(
-            message, timeout=self._limits.timeout, roster=self._roster
-        ) as collection:
+        async with self._ask(message) as collection:
             interrupt = asyncio.create_task(self._close_when_interrupted(collection))
             try:
                 async for answer in collection:
@@ -162,6 +201,13 @@ class _Session:
         if summary.interrupted and (summary.expected is None or not summary.complete):
             return Exit.INTERRUPTED
         return Exit.DONE if summary.complete and not summary.errors else Exit.INCOMPLETE
+
+    def _ask(self, message: aiocoap.Message) -> Collection:
+        one, timeout = self._recipient, self._limits.timeout
+        if one is None:
+            return self._multicaster.request(message, timeout=timeout, roster=self._roster)
+        where = self._multicaster.endpoint.network.socket_address(one.host, one.port)
+        return self._multicaster.ask(one.endpoint_id, message, where, mode=one.mode, timeout=timeout)
 
     async def _close_when_interrupted(self, collection: Collection) -> None:
         await self._stop.wait()
@@ -243,7 +289,15 @@ class _Session:
             observing=observing,
             interrupted=self._stop.is_set(),
             proxy=None if proxy is None else host_and_port_text(proxy.host, proxy.port),
+            asked=self._asked,
         )
+
+    @property
+    def _asked(self) -> tuple[str, str, Mode] | None:
+        one = self._recipient
+        if one is None:
+            return None
+        return self.label(one.endpoint_id), host_and_port_text(one.host, one.port), one.mode
 
 
 def _sink_maker(as_json: bool, observing: bool) -> Callable[[list[str] | None], Sink]:
@@ -281,6 +335,19 @@ def _sink_maker(as_json: bool, observing: bool) -> Callable[[list[str] | None], 
     metavar="known|none|NAME,…",
     help="Whose answers are expected: all known listeners, nobody's in particular, or these.",
 )
+@click.option(
+    "--to",
+    type=named_place,
+    metavar="NAME=ADDRESS[:PORT]",
+    help="Ask this listener alone, where it is (as listen says: “answers from”; without PORT the group's). In "
+    "groups that have a pairwise mode nobody else can read it; in others get and fetch only.",
+)
+@click.option(
+    "--mode",
+    type=click.Choice([mode.value for mode in Mode]),
+    help="With --to: pairwise, or group, in which the whole group could read it (get and fetch only).  "
+    "[default: pairwise, where the group has it]",
+)
 @network_options
 @proxy_options
 @key_log_option
@@ -304,6 +371,8 @@ def send(
     content_format: int | None,
     timeout: float,
     roster: str,
+    to: tuple[str, Place] | None,
+    mode: str | None,
     interface: str | None,
     bind: Address | None,
     hop_limit: int,
@@ -314,7 +383,9 @@ def send(
     count: int | None,
     seconds: float | None,
 ) -> None:
-    """Send a request to all listeners of a group with one datagram and show their verified answers.
+    """Send a request to all listeners of a group with one datagram, or --to one of them alone, and show their
+    verified answers. With each stands how it is known whose it is: by its signature (verified), or because it came
+    in pairwise mode.
 
     URI is coap://ADDRESS/path with one of the group's multicast addresses, coap://GROUP/path, or /path if the
     device is in one group only. Exit code 0 if all who were expected have answered and done it, 1 if
@@ -325,9 +396,14 @@ def send(
         raise MisuseError("--count and --for are for observe")
     if payload is not None and method in ("get", OBSERVE):
         raise MisuseError(f"{method} has no payload; put, post and fetch have")
+    if to is None and mode is not None:
+        raise MisuseError("--mode goes with --to")
+    if to is not None:
+        _refuse_with_to(ctx, method)
     files = load_member(member)
     target = find_target(uri, files.groups, group)
-    expected = read_roster(roster, target.group)
+    recipient = None if to is None else read_recipient(to, mode, method, target.group, target.address)
+    expected = read_roster(roster, target.group) if recipient is None else {recipient.endpoint_id}
     message = aiocoap.Message(
         code=_CODES[method],
         uri_path=target.path,
@@ -344,6 +420,15 @@ def send(
     membership = files.only(target.group.name).membership
     with EndpointState.open(files.state) as state:
         code = asyncio.run(
-            run(target, message, membership, state, network, expected, limits, make_sink, key_log, via)
+            run(target, message, membership, state, network, expected, limits, make_sink, key_log, via, recipient)
         )
     ctx.exit(code)
+
+
+def _refuse_with_to(ctx: click.Context, method: str) -> None:
+    """`MisuseError` for what does not go with one listener."""
+    if method == OBSERVE:
+        raise MisuseError("--to does not go with observe, which is for the whole group; choose with --roster")
+    for parameter in ("roster", "proxy", "reach"):
+        if ctx.get_parameter_source(parameter) is ParameterSource.COMMANDLINE:
+            raise MisuseError(f"--{parameter} does not go with --to")

@@ -14,8 +14,10 @@ from rich.text import Text
 from ..capture.datagrams import HostPort
 from ..core import coap
 from ..core.coap import Message
+from ..core.profile import Profile
 from ..membership import COAP_PORT
 from .explain import Outcome
+from .known import KnownEpoch
 from .onlooker import Onlooker
 from .text import payload_text, plural, printable
 from .traffic import Kind, MemberKey, MemberTally, Sighting, Summary
@@ -25,8 +27,18 @@ MAX_PAYLOAD = 40
 """Characters of a payload that a line shows; --json has all of it."""
 
 _SECOND = 10**9
-_LABELS = {Outcome.VERIFIED: "verified", Outcome.REFUSED: "refused", Outcome.NOT_TRIED: "not decrypted"}
-STYLES = {Outcome.VERIFIED: "bold green", Outcome.REFUSED: "bold red", Outcome.NOT_TRIED: "bold yellow"}
+_LABELS = {
+    Outcome.VERIFIED: "verified",
+    Outcome.COUNTERSIGNED: "countersigned",
+    Outcome.REFUSED: "refused",
+    Outcome.NOT_TRIED: "not decrypted",
+}
+STYLES = {
+    Outcome.VERIFIED: "bold green",
+    Outcome.COUNTERSIGNED: "green",
+    Outcome.REFUSED: "bold red",
+    Outcome.NOT_TRIED: "bold yellow",
+}
 _ALARM = "NONCE USED TWICE: same sender, Gid and number as frame {}, but another message; state restored or copied?"
 
 
@@ -79,8 +91,9 @@ class Lines:
             return sighting.kind.value + ("" if message is None else f": {_plain(message)}")
         if sighting.kind in (Kind.NOT_COAP, Kind.CUT_SHORT):
             return f"{sighting.kind.value}: {verdict.detail}"
-        if message is not None and sighting.verified:
-            return f"{self._who(sighting)}: {what(message)}{_answers(sighting)}"
+        if sighting.verified:
+            said = sighting.kind.value if message is None else what(message)
+            return f"{self._who(sighting)}: {said}{_answers(sighting)}"
         claim = f"{sighting.kind.value}{_answers(sighting)}"
         if not self._with_keys:
             return claim + self._unread(sighting)
@@ -91,10 +104,10 @@ class Lines:
         return f"{verdict.detail} ({claim})"
 
     def _who(self, sighting: Sighting) -> str:
-        sender = sighting.sender
-        endpoint_id = "?" if sighting.sender_id is None else sighting.sender_id.hex() or "empty id"
-        parts = [endpoint_id if sender is None else f"{sender.name} ({endpoint_id})"]
         epoch = sighting.epoch
+        parts = [_member(epoch, sighting.sender_id)]
+        if sighting.peer is not None:
+            parts[0] += f" for {_member(epoch, sighting.peer)}"
         if epoch is not None and self._several_groups:
             parts.append(epoch.group)
         if epoch is not None and epoch.group in self._renewed:
@@ -122,6 +135,12 @@ class Lines:
             self._console.print(Text.assemble(head, (marked, style), rest), soft_wrap=True)
         else:
             click.echo(head + marked + rest)
+
+
+def _member(epoch: KnownEpoch | None, endpoint_id: bytes | None) -> str:
+    shown = "?" if endpoint_id is None else endpoint_id.hex() or "empty id"
+    found = None if epoch is None or endpoint_id is None else epoch.members.get(endpoint_id)
+    return shown if found is None else f"{found.name} ({shown})"
 
 
 def _shown(end: HostPort) -> str:
@@ -262,7 +281,7 @@ def sighting_json(sighting: Sighting) -> dict[str, Any]:
     """A datagram. `code`, `path`, `options` and `payload` are of the message inside, null where it could not be
     decrypted; `payload` is also null where it is not UTF-8: `payload_hex` has it then."""
     datagram, verdict, sender, earlier = sighting.datagram, sighting.verdict, sighting.sender, sighting.earlier
-    epoch = sighting.epoch
+    epoch, recipient = sighting.epoch, sighting.recipient
     return {
         "frame": datagram.number,
         "time": _seconds(datagram.time),
@@ -277,13 +296,17 @@ def sighting_json(sighting: Sighting) -> dict[str, Any]:
         "group": None if epoch is None else epoch.group,
         "gid": None if sighting.gid is None else sighting.gid.hex(),
         "epoch": None if epoch is None else epoch.number,
+        "profile": None if epoch is None else epoch.profile.name,
+        "mode": None if sighting.mode is None else sighting.mode.value,
         "sender_id": None if sighting.sender_id is None else sighting.sender_id.hex(),
         "sender": None if sender is None else sender.name,
+        "recipient_id": None if sighting.peer is None else sighting.peer.hex(),
+        "recipient": None if recipient is None else recipient.name,
         "sequence_number": sighting.sequence_number,
         "answers_frame": None if sighting.request is None else sighting.request.datagram.number,
         "repeats_frame": earlier.number if earlier is not None and earlier.same else None,
         "nonce_used_in_frame": earlier.number if earlier is not None and not earlier.same else None,
-        **_message_json(sighting.message),
+        **_message_json(sighting.message, None if epoch is None else epoch.profile),
         "datagram": datagram.payload.hex(),
     }
 
@@ -292,11 +315,11 @@ def _seconds(time: int | None) -> float | None:
     return None if time is None else round(time / _SECOND, 6)
 
 
-def _message_json(message: Message | None) -> dict[str, Any]:
+def _message_json(message: Message | None, profile: Profile | None) -> dict[str, Any]:
     if message is None:
         return {"code": None, "path": None, "options": None, "payload": None}
     options = [
-        {"number": number, "name": option_name(number), "value": option_value(number, value)}
+        {"number": number, "name": option_name(number, profile), "value": option_value(number, value)}
         for number, value in message.options
     ]
     value = {
@@ -320,6 +343,7 @@ def summary_json(summary: Summary) -> dict[str, Any]:
         "complete": summary.complete,
         "kinds": {kind.value: count for kind, count in summary.kinds.items()},
         "verified": summary.count(Outcome.VERIFIED),
+        "countersigned": summary.count(Outcome.COUNTERSIGNED),
         "refused": counts[Outcome.REFUSED],
         "not_tried": counts[Outcome.NOT_TRIED],
         "repeated": summary.repeated,

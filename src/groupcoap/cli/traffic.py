@@ -13,13 +13,24 @@ from typing import NamedTuple, TypeVar
 from ..capture.datagrams import Datagram, HostPort, Skip, Skipped
 from ..core import coap
 from ..core.coap import Message
-from ..core.contexts import SecurityContext
 from ..core.option import decode_prefix
+from ..core.profile import Mode
 from ..core.requests import object_security
 from ..errors import Rejected
 from ..membership import Member, Role
-from .explain import Outcome, Verdict, gid_of, looks_like_group_message, open_request, open_response, refused
-from .onlooker import KnownEpoch, Onlooker, Opened
+from .explain import (
+    Others,
+    Outcome,
+    Verdict,
+    gid_of,
+    looks_like_group_message,
+    mode_of,
+    open_request,
+    open_response,
+    refused,
+)
+from .known import KnownEpoch
+from .onlooker import Onlooker, Opened, Question
 
 MAX_REQUESTS = 1 << 14
 """Tokens of requests that are remembered, those used last."""
@@ -41,7 +52,7 @@ class Kind(Enum):
     RESPONSE = "group response"
     EMPTY = "empty message"
     PLAIN = "plain CoAP"
-    OSCORE = "RFC 8613"
+    OSCORE = "RFC 8613 or pairwise mode"
     NOT_COAP = "not CoAP"
     CUT_SHORT = "only the beginning of a message"
 
@@ -56,13 +67,15 @@ class Earlier(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """A group request. `context`: None if there are no keys. `answered`: Endpoint IDs from which a verified answer
-    has come."""
+    """A group request. `question`: what is known of it, None if it could not be opened. `answered`: Endpoint IDs
+    from which a verified answer has come. `certain`: it is a group request, rather than one of RFC 8613; in
+    pairwise mode that takes keys."""
 
     datagram: Datagram
     message: Message
-    context: SecurityContext | None
+    question: Question | None
     answered: set[bytes]
+    certain: bool
 
     @property
     def by_multicast(self) -> bool:
@@ -74,8 +87,9 @@ class Sighting:
     """One datagram of a capture.
 
     `verdict`: None for what is no group message. `message`: as decrypted, or as it came if it is plain CoAP; None
-    if it cannot be read. `gid`, `sender_id`, `sequence_number`: as the message says, which is certain only if it is
-    verified. `epoch`: whose keys it is under, if they are known. `request`: what it answers."""
+    if it cannot be read. `gid`, `mode`, `sender_id`, `sequence_number`: as the message says, which is certain only
+    if it is verified; `peer`: in pairwise mode, whom it is for, if that is known. `epoch`: whose keys it is under,
+    if they are known. `request`: what it answers."""
 
     datagram: Datagram
     kind: Kind
@@ -85,19 +99,28 @@ class Sighting:
     gid: bytes | None = None
     sender_id: bytes | None = None
     sequence_number: int | None = None
+    mode: Mode | None = None
+    peer: bytes | None = None
     request: Asked | None = None
     earlier: Earlier | None = None
 
     @property
     def verified(self) -> bool:
-        return self.verdict is not None and self.verdict.outcome is Outcome.VERIFIED
+        """Whether it is certain who has made it."""
+        return self.verdict is not None and self.verdict.outcome.authentic
 
     @property
     def sender(self) -> Member | None:
         """The member that it says it is from."""
-        if self.epoch is None or self.sender_id is None:
-            return None
-        return self.epoch.members.get(self.sender_id)
+        return self._member(self.sender_id)
+
+    @property
+    def recipient(self) -> Member | None:
+        """In pairwise mode, the member that it is for."""
+        return self._member(self.peer)
+
+    def _member(self, endpoint_id: bytes | None) -> Member | None:
+        return None if self.epoch is None or endpoint_id is None else self.epoch.members.get(endpoint_id)
 
 
 class _Seen(NamedTuple):
@@ -120,6 +143,7 @@ class Traffic:
         self._requests: dict[tuple[HostPort, bytes], list[Asked]] = {}
         self._multicasters: dict[HostPort, None] = {}
         self._seen: dict[tuple[object, ...], _Seen] = {}
+        self._speakers: dict[HostPort, dict[bytes, bytes]] = {}
 
     def look(self, datagram: Datagram) -> Sighting | None:
         """What this datagram is; None if it is at other ports. Never raises for what is in it."""
@@ -139,34 +163,48 @@ class Traffic:
             sighting = self._request(datagram, message)
         else:
             sighting = self._response(datagram, message)
+        if sighting.verified:
+            self._note_speaker(sighting)
         return sighting if sighting.verdict is None else self._compared(sighting, message)
+
+    def _note_speaker(self, sighting: Sighting) -> None:
+        """Who is at an address, under each Gid."""
+        if sighting.gid is not None and sighting.sender_id is not None:
+            source = sighting.datagram.source
+            known = self._speakers.get(source, {})
+            _put(known, sighting.gid, sighting.sender_id, MAX_SAME_TOKEN)
+            _put(self._speakers, source, known, MAX_REQUESTS)
+
+    def _at(self, end: HostPort) -> dict[bytes, bytes]:
+        return self._speakers.get(end, {})
 
     # ---- requests
 
     def _request(self, datagram: Datagram, message: Message) -> Sighting:
         gid = gid_of(message)
         if not self._is_group_message(message, gid):
+            self._remember(datagram, message, None, certain=False)
             return Sighting(datagram, Kind.OSCORE)
         host = datagram.destination.host
         destination = host.packed if host.is_multicast else None
-        opened, verdict = open_request(message, self._view, destination)
+        opened, verdict = open_request(message, self._view, destination, self._at(datagram.destination))
         if not datagram.whole:
             opened, verdict = None, _CUT_SHORT
         if verdict.outcome is not Outcome.REFUSED:
-            self._remember(datagram, message, opened)
+            _put(self._multicasters, datagram.source, None, MAX_REQUESTS)
+            self._remember(datagram, message, opened, certain=True)
         return self._sighting(datagram, Kind.REQUEST, message, opened, verdict, gid)
 
     def _is_group_message(self, message: Message, gid: bytes | None) -> bool:
         known = self._view is not None and bool(self._view.locate(gid))
         return known or looks_like_group_message(message)
 
-    def _remember(self, datagram: Datagram, message: Message, opened: Opened | None) -> None:
-        _put(self._multicasters, datagram.source, None, MAX_REQUESTS)
-        context = None if opened is None else opened.decrypted.context
+    def _remember(self, datagram: Datagram, message: Message, opened: Opened | None, *, certain: bool) -> None:
+        question = None if opened is None else opened.question
         key = (datagram.source, message.token)
         before = self._requests.get(key, [])
         same = (asked.answered for asked in before if asked.datagram.payload == datagram.payload)
-        asked = Asked(datagram, message, context, next(same, set()))
+        asked = Asked(datagram, message, question, next(same, set()), certain)
         _put(self._requests, key, [*before[-MAX_SAME_TOKEN + 1 :], asked], MAX_REQUESTS)
 
     # ---- responses
@@ -179,27 +217,29 @@ class Traffic:
             for asked in self._requests.get(key, ())
             if asked.by_multicast or asked.datagram.destination == datagram.source
         ]
+        if not any(asked.certain for asked in found) and not self._is_group_message(message, gid):
+            return Sighting(datagram, Kind.OSCORE)
         if not found:
-            if not self._is_group_message(message, gid):
-                return Sighting(datagram, Kind.OSCORE)
             return self._sighting(datagram, Kind.RESPONSE, message, None, _NO_REQUEST, gid)
         _put(self._requests, key, self._requests[key], MAX_REQUESTS)
-        asked, opened, verdict = self._answered(message, found)
+        asked, opened, verdict = self._answered(message, found, self._at(datagram.source))
         if not datagram.whole:
             opened, verdict = None, _CUT_SHORT
         sighting = self._sighting(datagram, Kind.RESPONSE, message, opened, verdict, gid or gid_of(asked.message))
         return replace(sighting, request=asked)
 
-    def _answered(self, message: Message, found: list[Asked]) -> tuple[Asked, Opened | None, Verdict]:
-        """The request that this is an answer to: the newest with which it decrypts. A listener that has missed a
-        refresh answers the request before it."""
+    def _answered(
+        self, message: Message, found: list[Asked], other: Others
+    ) -> tuple[Asked, Opened | None, Verdict]:
+        """The request that this is an answer to: the newest with which it is authentic, or at least decrypts. A
+        listener that has missed a refresh answers the request before it."""
         tried = []
         for asked in reversed(found):
-            opened, verdict = open_response(message, self._view, asked.message, asked.context)
-            if opened is not None:
+            opened, verdict = open_response(message, self._view, asked.message, asked.question, other)
+            if verdict.outcome.authentic:
                 return asked, opened, verdict
             tried.append((asked, opened, verdict))
-        return tried[0]
+        return next((answer for answer in tried if answer[1] is not None), tried[0])
 
     # ---- both
 
@@ -213,12 +253,18 @@ class Traffic:
         gid: bytes | None,
     ) -> Sighting:
         epochs = [] if self._view is None else self._view.locate(gid)
-        if self._view is not None and opened is not None:
-            epochs = [self._view.epoch_of(opened.decrypted.context)]
+        if opened is not None:
+            epochs = [opened.epoch]
         epoch = epochs[0] if epochs else None
         sender_id, number = _claims(message, epoch)
-        inside = None if opened is None else opened.message
-        return Sighting(datagram, kind, verdict, inside, epoch, gid, sender_id, number)
+        sighting = Sighting(datagram, kind, verdict, None, epoch, gid, sender_id, number)
+        if epoch is not None:
+            sighting = replace(sighting, mode=mode_of(message, epoch.profile))
+        if opened is None:
+            return sighting
+        return replace(
+            sighting, message=opened.message, gid=opened.epoch.gid, sender_id=opened.sender_id, peer=opened.peer
+        )
 
     def _compared(self, sighting: Sighting, message: Message) -> Sighting:
         """With what was the same before."""
@@ -252,20 +298,18 @@ def _claims(message: Message, epoch: KnownEpoch | None) -> tuple[bytes | None, i
         number = None if prefix[1] is None else int.from_bytes(prefix[1], "big")
         if epoch is None:
             return None, number
-        common = epoch.common
-        is_request = coap.is_request(message.code)
-        split = common.profile.split_request_option if is_request else common.profile.split_response_option
-        return split(common, prefix)[0], number
+        return epoch.split(message, prefix)[0], number
     except Rejected:
         return None, None
 
 
 def _nonce(sighting: Sighting) -> tuple[object, ...]:
-    """What stands for the key and nonce of a verified message: Gid, sender and its sequence number; or, where a
-    listener has used the request's nonce, the request's ids (multicast-oscore-04 §3, §7)."""
+    """What stands for the key and nonce of a verified message: Gid, sender and its sequence number, of which there
+    is one series for all keys of a sender; or, where a listener has used the request's nonce, the request's ids and
+    the mode, in which the key is another one (multicast-oscore-04 §3, §7; Group OSCORE §2.5)."""
     if sighting.sequence_number is not None or sighting.request is None:
         return sighting.gid, sighting.sender_id, sighting.sequence_number
-    return sighting.gid, sighting.sender_id, object_security(sighting.request.message)
+    return sighting.gid, sighting.sender_id, object_security(sighting.request.message), sighting.mode
 
 
 # ---- all together
@@ -285,7 +329,7 @@ class MemberTally:
 def _wants_answers(sighting: Sighting) -> bool:
     """Whether every listener that has the resource answers this request, if only with a challenge."""
     message = sighting.message
-    if message is None or not sighting.datagram.destination.host.is_multicast:
+    if message is None or not sighting.datagram.destination.host.is_multicast or sighting.peer is not None:
         return False
     observe = message.option(coap.OBSERVE)
     ends = observe is not None and coap.uint_value(observe) == 1
@@ -371,7 +415,7 @@ class Summary:
     @property
     def complete(self) -> bool:
         """Whether everything that may have been a group message is verified (without keys: is well-formed), and no
-        nonce was used twice."""
+        nonce was used twice. With keys, what only others could read leaves a question open."""
         open_questions = sum(self.skipped[reason] for reason in _PERHAPS)
         not_tried = self.count(Outcome.NOT_TRIED) if self.with_keys else 0
         return not (self.count(Outcome.REFUSED) or not_tried or open_questions or self.reused)

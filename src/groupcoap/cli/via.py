@@ -1,4 +1,4 @@
-"""Through a forward proxy: what the command line says of it."""
+"""Where others are, a forward proxy or a listener: what the command line says of it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,20 @@ from ..errors import MisuseError
 from ..membership import COAP_PORT, GroupConfiguration
 from .text import printable
 
+Place = tuple[Address, int | None]
+"""Where somebody is: host, and UDP port if it was given."""
+
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 def host_and_port(text: str) -> HostAndPort:
     """`192.0.2.1`, `192.0.2.1:5683`, `2001:db8::1` or `[2001:db8::1]:5683`. `click.BadParameter` if it is none."""
+    address, port = place(text)
+    return address, COAP_PORT if port is None else port
+
+
+def place(text: str) -> Place:
+    """The same; the port is None if there is none."""
     host, port = text, ""
     if text.startswith("["):
         host, _, port = text[1:].partition("]")
@@ -34,7 +43,7 @@ def host_and_port(text: str) -> HostAndPort:
         raise click.BadParameter(f"{text!r} is a multicast address")
     if port and not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536):
         raise click.BadParameter(f"{text!r} has no UDP port behind the colon")
-    return address, int(port or COAP_PORT)
+    return address, int(port) if port else None
 
 
 def host_and_port_text(host: Address, port: int) -> str:
@@ -42,11 +51,17 @@ def host_and_port_text(host: Address, port: int) -> str:
     return f"[{host}]:{port}" if host.version == 6 else f"{host}:{port}"
 
 
-def _named(text: str) -> tuple[str, HostAndPort]:
-    name, _, where = text.partition("=")
+def named_place(text: str) -> tuple[str, Place]:
+    """`NAME=` and a place. `click.BadParameter` if it is not that."""
+    name, _, where = text.rpartition("=")
     if not name or not where:
         raise click.BadParameter(f"{text!r} is not NAME=ADDRESS[:PORT]")
-    return name, host_and_port(where)
+    return name, place(where)
+
+
+def _named(text: str) -> tuple[str, HostAndPort]:
+    name, (address, port) = named_place(text)
+    return name, (address, COAP_PORT if port is None else port)
 
 
 def proxy_options(command: _Command) -> _Command:

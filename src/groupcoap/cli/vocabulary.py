@@ -6,6 +6,8 @@ from enum import Enum
 from typing import NamedTuple
 
 from ..core import coap
+from ..core.group_oscore import GROUP_OSCORE
+from ..core.profile import Profile
 from .text import payload_text, printable
 
 TYPES = ("CON, confirmable", "NON, non-confirmable", "ACK, acknowledgement", "RST, reset")
@@ -108,16 +110,26 @@ def code_name(code: int) -> str:
     return coap.code_text(code) if name is None else f"{coap.code_text(code)} {name}"
 
 
-def option_name(number: int) -> str:
-    """An option's name, with its number where it has none here."""
+# What has another name or class in the RFCs that came of the draft (RFC 8613 §4.1, RFC 8768 §3): Observe stands
+# inside and outside there.
+_NAMES_TODAY = {coap.OBJECT_SECURITY: "OSCORE", coap.REPEAT: "Echo"}
+_CLASSES_TODAY = {coap.OBSERVE: "E and U", coap.HOP_LIMIT: "U"}
+
+
+def option_name(number: int, profile: Profile | None = None) -> str:
+    """An option's name in this profile (None: the draft's), with its number where it has none here."""
     known = _OPTIONS.get(number)
+    if profile is GROUP_OSCORE and number in _NAMES_TODAY:
+        return _NAMES_TODAY[number]
     return f"option {number}" if known is None else known.name
 
 
-def is_class_u(number: int) -> bool:
-    """Whether this option travels outside, unprotected (multicast-oscore-04 §6). Unknown ones do not."""
+def option_class(number: int, profile: Profile | None = None) -> str:
+    """Whether this option is encrypted (E), travels outside, unprotected (U), or both, in this profile (None: the
+    draft's, multicast-oscore-04 §6). Unknown ones are encrypted."""
     known = _OPTIONS.get(number)
-    return known is not None and known.class_u
+    usual = "U" if known is not None and known.class_u else "E"
+    return _CLASSES_TODAY.get(number, usual) if profile is GROUP_OSCORE else usual
 
 
 def option_value(number: int, value: bytes) -> str:

@@ -9,9 +9,10 @@ from ..cose.algorithms import AeadAlgorithm, EncryptionAlgorithm, Kdf, KeyAgreem
 from ..cose.keys import PrivateKey, PublicKey, SignatureAlgorithm
 from ..errors import Busy, Limit, MisuseError, Reason, Rejected
 from ..secret import Secret
+from . import coap
 from .profile import Profile
 from .sequence import SequenceNumbers
-from .synchronization import EchoRule, Synchronization, SynchronizationPolicy
+from .synchronization import ORIGINAL_ONLY, EchoRule, Synchronization, SynchronizationPolicy
 from .window import ReplayWindow
 
 DEFAULT_RECIPIENTS = 1024
@@ -27,6 +28,9 @@ class Channel(NamedTuple):
     nonce_base: int
     nonce_length: int
     overhead: int
+
+    def __repr__(self) -> str:
+        return f"<Channel with nonces of {self.nonce_length} bytes>"
 
 
 def construct_nonce(common_iv: bytes, endpoint_id: bytes, partial_iv: bytes, length: int | None = None) -> bytes:
@@ -57,8 +61,8 @@ class CommonContext:
     not set). `master_salt`: of Group OSCORE; in multicast OSCORE the Gid takes its place. `manager_credential`: the
     Group Manager's, as it enters the AAD; empty where it does not. `signature_encryption_key`: None where
     countersignatures travel in clear. `sign_protected`: whether what is countersigned has an empty sign_protected,
-    see `groupcoap.core.group_oscore`. `overhead`, `pairwise_overhead`: bytes of a payload that are not plaintext's,
-    in either mode.
+    see `groupcoap.core.group_oscore`. `keystream`: made with that key from a Partial IV and an info. `overhead`,
+    `pairwise_overhead`: bytes of a payload that are not plaintext's, in either mode.
 
     `MisuseError` if messages under it could not be encoded, or the profile has no such algorithms."""
 
@@ -69,6 +73,7 @@ class CommonContext:
         "gid",
         "kdf",
         "key_agreement",
+        "keystream",
         "manager_credential",
         "master_salt",
         "master_secret",
@@ -121,6 +126,8 @@ class CommonContext:
         profile.check_sizes(self, b"")
         self.common_iv = profile.derive_common_iv(self)
         self.signature_encryption_key = profile.derive_signature_encryption_key(self)
+        key = self.signature_encryption_key
+        self.keystream = None if key is None else kdf.deriver(key, self.signature_length)
         signature_in_payload = 0 if self.signature_encryption_key is None else self.signature_length
         self.overhead = encryption.tag_length + signature_in_payload
         self.pairwise_overhead = 0 if aead is None else aead.tag_length
@@ -189,10 +196,11 @@ class RecipientContext:
     """What this endpoint verifies one sender's messages with: its key, public key, replay window and state of
     synchronization.
 
-    `unbroken`: the window has missed nothing since our Sender Key was first used, which is what allows the
-    nonce of a request to be used for its response (multicast-oscore-04 §7). `kept`: it is
-    one of its Security Context's. `credential`: the sender's, as it enters the AAD. `channel`: for its messages to
-    the group."""
+    `unbroken`: the window has missed nothing since our Sender Key was first used, which is what allows the nonce of
+    a request to be used for its response (multicast-oscore-04 §7). `kept`: it is one of its Security Context's.
+    `signs_otherwise`: whether what this sender countersigns is in the other form, see
+    `Profile.countersigned_otherwise`; None before anything of it was verified. `credential`: the sender's, as it
+    enters the AAD. `channel`: for its messages to the group."""
 
     __slots__ = (
         "author",
@@ -204,6 +212,7 @@ class RecipientContext:
         "key",
         "public_key",
         "recipient_id",
+        "signs_otherwise",
         "sync",
         "unbroken",
         "window",
@@ -223,6 +232,7 @@ class RecipientContext:
         self.learn(public_key, credential)
         self.window = ReplayWindow()
         self.sync = Synchronization()
+        self.signs_otherwise: bool | None = None
         self.unbroken = unbroken
         self.kept = False
         profile, encryption = common.profile, common.encryption
@@ -249,9 +259,10 @@ class PairwiseContext(NamedTuple):
     incoming: Channel
 
 
-def pairwise_context(sender: SenderContext, recipient: RecipientContext) -> PairwiseContext:
-    """Derive the pairwise keys of these two (Group OSCORE §2.5.1). `MisuseError` if the group has no pairwise mode,
-    or the other's credential is not at hand or not usable for it."""
+def pairwise_keys(sender: SenderContext, recipient: RecipientContext) -> tuple[AeadAlgorithm, Secret, Secret]:
+    """What these two encrypt with in pairwise mode, the Pairwise Sender Key and the Pairwise Recipient Key (Group
+    OSCORE §2.5.1). `MisuseError` if the group has no pairwise mode, or the other's credential is not at hand or not
+    usable for it."""
     common = sender.common
     aead = common.aead
     if not common.pairwise or aead is None:
@@ -263,6 +274,13 @@ def pairwise_context(sender: SenderContext, recipient: RecipientContext) -> Pair
     derive = common.profile.derive_pairwise_key
     sender_key = derive(common, sender.sender_id, sender.key, Secret(own + others + shared))
     recipient_key = derive(common, recipient.recipient_id, recipient.key, Secret(others + own + shared))
+    return aead, sender_key, recipient_key
+
+
+def pairwise_context(sender: SenderContext, recipient: RecipientContext) -> PairwiseContext:
+    """The pairwise keys of these two, ready for use. `MisuseError` as for `pairwise_keys`."""
+    aead, sender_key, recipient_key = pairwise_keys(sender, recipient)
+    common = sender.common
     length, overhead = aead.nonce_length, common.pairwise_overhead
     return PairwiseContext(
         Channel(aead.cipher(sender_key).encrypt, common.nonce_base(sender.sender_id, length), length, 0),
@@ -304,13 +322,14 @@ class SecurityContext:
         "accepts_requests",
         "common",
         "current",
-        "established",
+        "echo_rule",
         "generation",
         "gid",
         "group",
         "intact",
         "kept",
         "max_recipients",
+        "pairwise_echo_rule",
         "sender",
         "synchronization",
     )
@@ -335,7 +354,12 @@ class SecurityContext:
         self.sender = sender
         self.synchronization = synchronization
         self.intact = intact
-        self.established = established
+        self.echo_rule = self.pairwise_echo_rule = ORIGINAL_ONLY
+        if not common.profile.rules.echo_is_original:
+            # Only in pairwise mode does a request say whom it is for. In group mode it could be meant for another
+            # listener, by whom this value was passed on: what is not harmless must be what was challenged.
+            self.echo_rule = EchoRule(frozenset((coap.GET, coap.FETCH)), known_only=False)
+            self.pairwise_echo_rule = EchoRule(frozenset(range(256)), False, established)
         self.max_recipients = max_recipients
         self.gid = common.gid
         self.current = True
@@ -347,11 +371,6 @@ class SecurityContext:
         self._public_keys = dict(public_keys)
         self._credentials = dict(credentials or {})
         self._departed: set[bytes] = set()
-
-    @property
-    def echo_rule(self) -> EchoRule:
-        """What becomes of echoes of a challenge here."""
-        return EchoRule(self.common.profile.rules.echo_is_original, self.established)
 
     @property
     def members(self) -> Iterable[bytes]:
@@ -400,6 +419,16 @@ class SecurityContext:
         if kid in self._public_keys:
             self._pairwise[kid] = made
         return made
+
+    def supersede(self) -> None:
+        """A newer context of the group has been installed: this one takes no more requests, and what Group OSCORE
+        wants gone then goes, its pairwise keys (§2.5.1) and Echo values (§9). For what comes late the former are
+        derived again, and go with the context."""
+        self.current = self.accepts_requests = False
+        self._pairwise.clear()
+        if not self.common.profile.rules.echo_is_original:
+            for recipient in self.kept.values():
+                recipient.sync.forget_challenges()
 
     def keep(self, recipient: RecipientContext) -> RecipientContext:
         """Keep a Recipient Context whose message has passed; returns the one that is kept, which is another
@@ -472,11 +501,15 @@ class SecurityContext:
         if newer is self:
             return kid
         key = self._public_keys.get(kid)
-        if key is None:
-            return None
-        if newer.knows(kid) and newer._public_keys[kid].data == key.data:
+        return None if key is None else newer.member_with(key.data, kid)
+
+    def member_with(self, public_key: bytes, kid: bytes) -> bytes | None:
+        """The Endpoint ID of the member with this public key, the same as before (`kid`) if it can be; None if
+        there is no such member, as far as is known."""
+        before = self._public_keys.get(kid)
+        if before is not None and before.data == public_key:
             return kid
-        return next((other for other, found in newer._public_keys.items() if found.data == key.data), None)
+        return next((other for other, key in self._public_keys.items() if key.data == public_key), None)
 
     def depart(self, kids: Iterable[bytes]) -> None:
         """These Endpoint IDs have left: their Recipient Contexts and keys go, their messages are refused."""

@@ -17,9 +17,10 @@ class IncomingExchange:
     Holds the right to use the request's own nonce for the response. That right exists only when the request was
     verified under conditions that make the reuse safe, and can be taken once: a second response, a notification, or
     one under a renewed context finds it gone or unfit and uses a fresh Partial IV (multicast-oscore-04 §7).
-    `context`: that of the request, None if it is not known (a bare triple). `pairwise`: the request's mode."""
+    `requester`: the public key of who sent it, by which it is known when Endpoint IDs change, None if that is not
+    known. `pairwise`: the request's mode."""
 
-    __slots__ = ("_right", "by_multicast", "context", "gid", "kid", "pairwise", "partial_iv")
+    __slots__ = ("_right", "by_multicast", "gid", "kid", "pairwise", "partial_iv", "requester")
 
     def __init__(
         self,
@@ -28,14 +29,14 @@ class IncomingExchange:
         gid: bytes,
         right: bytes | None,
         by_multicast: bool,
-        context: SecurityContext | None = None,
+        requester: bytes | None = None,
         pairwise: bool = False,
     ) -> None:
         self.kid = kid
         self.partial_iv = partial_iv
         self.gid = gid
         self.by_multicast = by_multicast
-        self.context = context
+        self.requester = requester
         self.pairwise = pairwise
         self._right = None if right is None else [right]
 
@@ -83,9 +84,10 @@ class OutgoingExchange:
     long: bool
     peer: bytes | None
     _ids: tuple[bytes, bytes, bytes]
-    _answered: set[bytes]
-    _notified: dict[bytes, tuple[int, int]]
-    _ids_of: dict[bytes, bytes]
+    # None before the first answer: most of what is made for each request would otherwise be these.
+    _answered: set[bytes] | None
+    _notified: dict[bytes, tuple[int, int]] | None
+    _ids_of: dict[bytes, bytes] | None
 
     @property
     def ids(self) -> RequestIds:
@@ -94,20 +96,24 @@ class OutgoingExchange:
 
     def follow(self, earlier: OutgoingExchange) -> None:
         """This request refreshes the observation that `earlier` began or refreshed: Notification Numbers go on."""
+        if earlier._notified is None:
+            earlier._notified = {}
         self._notified = earlier._notified
 
     def resume(self, answered: Iterable[bytes]) -> None:
-        """Go on after these listeners' answers were taken, by a process before this one."""
-        self._answered.update(answered)
+        """Go on after these listeners' answers were taken, by a process before this one. What their numbers were is
+        not known: no listener answers again."""
+        self._answered = set(answered)
+        self.long = self.observe
 
     def check(self, kid: bytes, generation: int, number: int | None, *, notification: bool) -> None:
         """Whether a response of this listener would be accepted. `Rejected` if not. Changes nothing."""
         if notification and not self.observe:
             raise Rejected(Reason.NOT_OBSERVED)
         if number is None or not self.long:
-            if kid in self._answered:
+            if self._answered and kid in self._answered:
                 raise Rejected(Reason.REPLAY)
-        elif (generation, number) <= self._notified.get(kid, (-1, -1)):
+        elif self._notified and (generation, number) <= self._notified.get(kid, (-1, -1)):
             raise Rejected(Reason.NOTIFICATION_ORDER)
 
     def accept(
@@ -122,10 +128,17 @@ class OutgoingExchange:
         """Check again and update, in one step without interruption, for a response that is authentic. `public_key`:
         what it was verified with; the same must not answer under another Endpoint ID."""
         self.check(kid, generation, number, notification=notification)
-        if public_key is not None and self._ids_of.setdefault(public_key, kid) != kid:
-            raise Rejected(Reason.OTHER_RESPONDER, "its Endpoint ID has changed since its first answer")
+        if public_key is not None:
+            if self._ids_of is None:
+                self._ids_of = {}
+            if self._ids_of.setdefault(public_key, kid) != kid:
+                raise Rejected(Reason.OTHER_RESPONDER, "its Endpoint ID has changed since its first answer")
+        if self._answered is None:
+            self._answered = set()
         self._answered.add(kid)
         if number is not None and self.long:
+            if self._notified is None:
+                self._notified = {}
             self._notified[kid] = (generation, number)
 
 
@@ -147,7 +160,5 @@ def outgoing_exchange(
     exchange.observe = observe
     exchange.long = observe or (peer is None and context.common.profile.rules.long_exchanges)
     exchange.peer = peer
-    exchange._answered = set()
-    exchange._notified = {}
-    exchange._ids_of = {}
+    exchange._answered = exchange._notified = exchange._ids_of = None
     return exchange

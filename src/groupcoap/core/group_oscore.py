@@ -14,12 +14,14 @@ both are accepted, for they say the same and cannot be taken for each other (dec
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Final
+from collections.abc import Callable
+from typing import Final, Protocol
 
 import cbor2
 from cryptography.exceptions import InvalidTag
 
+from ..cose.algorithms import AeadAlgorithm, EncryptionAlgorithm, KeyAgreement
+from ..cose.keys import SignatureAlgorithm
 from ..errors import MisuseError, Reason, Rejected
 from ..secret import Secret
 from . import coap
@@ -50,6 +52,7 @@ _FLAGS_RESERVED: Final = 0xC0
 _CLASS_U: Final = frozenset(
     (coap.URI_HOST, coap.URI_PORT, coap.OBJECT_SECURITY, coap.HOP_LIMIT, coap.PROXY_URI, coap.PROXY_SCHEME)
 )
+_OUTSIDE: Final = _CLASS_U | {coap.OBSERVE}
 _KEPT: Final = _CLASS_U - {coap.OBJECT_SECURITY}
 
 # Outer codes of (nothing, a request, a response), without and with Observe (RFC 8613 §4.2).
@@ -64,6 +67,7 @@ _WITH_SIGN_PROTECTED: Final = b"\x85" + cbor2.dumps("CounterSignature0") + b"\x4
 
 _RULES: Final = Rules(
     challenge_code=coap.UNAUTHORIZED,
+    replay_error=(coap.UNAUTHORIZED, b"Replay detected"),  # RFC 8613 §7.4
     repeat_lengths=(1, 40),  # RFC 9175 §2.2
     echo_is_original=False,
     signature_first=True,
@@ -76,6 +80,38 @@ _RULES: Final = Rules(
 )
 
 
+class Verifying(Protocol):
+    """What it takes of a Common Context to verify countersignatures: all that an external signature checker has of
+    it (§12.3). None of it decrypts anything."""
+
+    @property
+    def gid(self) -> bytes: ...
+
+    @property
+    def aead(self) -> AeadAlgorithm | None: ...
+
+    @property
+    def encryption(self) -> EncryptionAlgorithm: ...
+
+    @property
+    def signature(self) -> SignatureAlgorithm: ...
+
+    @property
+    def signature_length(self) -> int: ...
+
+    @property
+    def key_agreement(self) -> KeyAgreement | None: ...
+
+    @property
+    def manager_credential(self) -> bytes: ...
+
+    @property
+    def sign_protected(self) -> bool: ...
+
+    @property
+    def keystream(self) -> Callable[[bytes, bytes], bytes] | None: ...
+
+
 def keystream_info(generator: bytes, gid: bytes, length: int, *, request: bool) -> bytes:
     """The info for the keystream of a countersignature of `length` bytes (§4.2): `generator` has made the Partial
     IV, `gid` is what the message was protected under."""
@@ -84,10 +120,10 @@ def keystream_info(generator: bytes, gid: bytes, length: int, *, request: bool) 
 
 def xor(one: bytes, other: bytes) -> bytes:
     """Of two byte strings of one length."""
-    return (int.from_bytes(one, "big") ^ int.from_bytes(other, "big")).to_bytes(len(one), "big")
+    return (int.from_bytes(one) ^ int.from_bytes(other)).to_bytes(len(one))  # big endian, if not told otherwise
 
 
-def algorithm_numbers(common: CommonContext) -> list[int | None]:
+def algorithm_numbers(common: Verifying) -> list[int | None]:
     """The `algorithms` of the external_aad (§3.4): AEAD, Group Encryption, Signature, Pairwise Key Agreement."""
     agreement = common.key_agreement
     return [
@@ -103,11 +139,22 @@ def request_part(algorithms: list[int | None], kid: bytes, gid: bytes) -> tuple[
     return b"\x89\x01" + cbor2.dumps(algorithms) + bstr(kid), b"\x40" + bstr(gid)
 
 
-def countersign_structures(external_aad: bytes, ciphertext: bytes, sign_protected: bool) -> Iterator[bytes]:
-    """What a countersignature may be over: in the form that the group makes, then in the other one."""
-    rest = b"".join((bstr_head(len(external_aad)), external_aad, bstr_head(len(ciphertext)), ciphertext))
-    yield (_WITH_SIGN_PROTECTED if sign_protected else _COUNTERSIGNATURE0) + rest
-    yield (_COUNTERSIGNATURE0 if sign_protected else _WITH_SIGN_PROTECTED) + rest
+def countersign_structure(bound: bytes, ciphertext: bytes, sign_protected: bool) -> bytes:
+    """What is countersigned, with an empty sign_protected or without. `bound`: the external_aad as a CBOR byte
+    string."""
+    head = _WITH_SIGN_PROTECTED if sign_protected else _COUNTERSIGNATURE0
+    return b"".join((head, bound, bstr_head(len(ciphertext)), ciphertext))
+
+
+def signed_part(prepared: Prepared, author: Author, enclosed: Enclosed, signature_length: int) -> Signed:
+    """What the countersignature of a received message in group mode is over, and what it is encrypted with (§4.1,
+    §4.2)."""
+    option, prefix, _, payload, response = enclosed
+    partial_iv = prefix[1]
+    bound, at = _bound(prepared, option, author), -signature_length
+    if partial_iv is None:
+        return bound, payload[:at], payload[at:], prepared[1], prepared[2]
+    return bound, payload[:at], payload[at:], partial_iv, author[2 if response else 1]
 
 
 class GroupOscore:
@@ -157,17 +204,18 @@ class GroupOscore:
 
     # ---- what binds a message
 
-    def author(self, common: CommonContext, endpoint_id: bytes, credential: bytes | None) -> Author | None:
+    def author(self, common: Verifying, endpoint_id: bytes, credential: bytes | None) -> Author | None:
         if credential is None:
             return None
-        length = common.signature_length
+        length, gid = common.signature_length, common.gid
         return (
             bstr(credential) + bstr(common.manager_credential),
-            keystream_info(endpoint_id, common.gid, length, request=True),
-            keystream_info(endpoint_id, common.gid, length, request=False),
+            keystream_info(endpoint_id, gid, length, request=True),
+            keystream_info(endpoint_id, gid, length, request=False),
+            BYTE[len(gid)] + gid + endpoint_id,  # what stands behind the Partial IV in a request's option
         )
 
-    def binder(self, common: CommonContext, kid: bytes, gid: bytes) -> Binder:
+    def binder(self, common: Verifying, kid: bytes, gid: bytes) -> Binder:
         before, behind = request_part(algorithm_numbers(common), kid, gid)
         # Of a response without Partial IV, whose nonce is the request's. Such a one is always under the same Gid.
         info = keystream_info(kid, gid, common.signature_length, request=False)
@@ -186,7 +234,7 @@ class GroupOscore:
     def is_group_message(self, prefix: OptionPrefix) -> bool:
         return bool(prefix[0] & FLAG_GROUP)
 
-    def split_request_option(self, common: CommonContext, prefix: OptionPrefix) -> OptionTail:
+    def split_request_option(self, common: Verifying, prefix: OptionPrefix) -> OptionTail:
         flags, partial_iv, gid, rest = prefix
         if flags & _FLAGS_RESERVED:
             raise Rejected(Reason.MALFORMED, "reserved bit set")
@@ -197,7 +245,7 @@ class GroupOscore:
             )
         return rest, b"", not flags & FLAG_GROUP
 
-    def split_response_option(self, common: CommonContext, prefix: OptionPrefix) -> OptionTail:
+    def split_response_option(self, common: Verifying, prefix: OptionPrefix) -> OptionTail:
         flags, _, _, rest = prefix
         if flags & _FLAGS_RESERVED:
             raise Rejected(Reason.MALFORMED, "reserved bit set")
@@ -214,13 +262,12 @@ class GroupOscore:
         kind = KIND[code]
         if not kind:
             raise MisuseError("only requests and responses are protected")
-        inner, outer = split_options(options, _CLASS_U)
-        observe = message.option(coap.OBSERVE) if options else None
+        inner, outer = split_options(options, _OUTSIDE)
+        observe = next((value for number, value in outer if number == coap.OBSERVE), None) if outer else None
         if observe is None:
             return _OUTER_CODE[kind], outer, encode_plaintext(code, inner, payload)
-        if kind == 2:  # the value of a notification's inner Observe is empty (RFC 8613 §4.1.3.5.2)
-            inner = tuple((number, b"" if number == coap.OBSERVE else value) for number, value in inner)
-        outer = with_option(outer, coap.OBSERVE, observe)
+        # It is inside as well; the value of a notification's is empty there (RFC 8613 §4.1.3.5.2).
+        inner = with_option(inner, coap.OBSERVE, observe if kind == 1 else b"")
         return _OUTER_CODE_OBSERVE[kind], outer, encode_plaintext(code, inner, payload)
 
     join = joining(_CLASS_U, _KEPT)
@@ -238,15 +285,18 @@ class GroupOscore:
     ) -> Sealed:
         partial_iv, gid, kid, response, pairwise = header
         common = sender.common
+        author = sender.author
         flags = 0 if pairwise else FLAG_GROUP
-        if kid is None:
+        if partial_iv is not None and not response:
+            option = b"".join((BYTE[flags | FLAG_GID | FLAG_KID | len(partial_iv)], partial_iv, author[3]))
+        elif kid is not None:
+            option = encode_prefix(flags | FLAG_KID, partial_iv, gid) + kid
+        else:
             option = encode_prefix(flags, partial_iv, gid)
             if option == b"\x00":
                 option = b""
-        else:
-            option = encode_prefix(flags | FLAG_KID, partial_iv, gid) + kid
-        external_aad = b"".join((prepared[0], bstr_head(len(option)), option, sender.author[0]))
-        aad = b"".join((_ENCRYPT0, bstr_head(len(external_aad)), external_aad))
+        bound = _bound(prepared, option, author)
+        aad = _ENCRYPT0 + bound
         authenticated = pairwise or common.encryption.tag_length
         try:
             ciphertext = channel.apply(nonce, plaintext, aad if authenticated else None)
@@ -254,58 +304,64 @@ class GroupOscore:
             raise MisuseError(f"the message is too long for the group's encryption: {error}") from None
         if pairwise:
             return option, ciphertext, aad, b""
-        to_be_signed = next(countersign_structures(external_aad, ciphertext, common.sign_protected))
+        to_be_signed = countersign_structure(bound, ciphertext, common.sign_protected)
         signature = sender.private_key.sign(to_be_signed)
+        derive = common.keystream
+        assert derive is not None  # there is a Signature Encryption Key
         if partial_iv is None:
-            keystream = self._keystream(common, prepared[1], prepared[2])
+            keystream = derive(prepared[1], prepared[2])
         else:
-            keystream = self._keystream(common, partial_iv, sender.author[2 if response else 1])
+            keystream = derive(partial_iv, author[2 if response else 1])
         return option, ciphertext + xor(signature, keystream), aad, to_be_signed
-
-    def _keystream(self, common: CommonContext, partial_iv: bytes, info: bytes) -> bytes:
-        key = common.signature_encryption_key
-        assert key is not None  # as derived by this profile
-        return common.kdf.derive(salt=partial_iv, secret=key, info=info, length=common.signature_length)
 
     def open(
         self, recipient: RecipientContext, channel: Channel, prepared: Prepared, nonce: bytes, enclosed: Enclosed
     ) -> Opened:
-        option, prefix, tail, payload, response = enclosed
+        option, _, tail, payload, _ = enclosed
         if len(payload) <= channel.overhead:
             raise Rejected(Reason.MALFORMED, "payload too short for a ciphertext")
         author = recipient.author
         if author is None:
             raise Rejected(Reason.NO_PUBLIC_KEY, recipient.recipient_id.hex())
-        external_aad = b"".join((prepared[0], bstr_head(len(option)), option, author[0]))
         if tail[2]:
-            return _decrypted(channel, nonce, payload, external_aad), None
+            return _decrypted(channel, nonce, payload, _bound(prepared, option, author)), None
         common = recipient.common
-        at = -common.signature_length
-        ciphertext = payload[:at]
+        signed = signed_part(prepared, author, enclosed, common.signature_length)
         plaintext = None
         if common.encryption.tag_length:
-            # The tag first, in spite of §7.2: it costs 1/50 of a signature and stops every outsider. Nothing is
+            # The tag first, in spite of §7.2: it costs 1/50 of a signature and stops most outsiders. Nothing is
             # looked at of what comes out before the countersignature is verified, and what it takes depends on the
             # length alone (decision 0017).
-            plaintext = _decrypted(channel, nonce, ciphertext, external_aad)
-        partial_iv = prefix[1]
-        if partial_iv is None:
-            return plaintext, (external_aad, ciphertext, payload[at:], prepared[1], prepared[2])
-        info = author[2 if response else 1]
-        return plaintext, (external_aad, ciphertext, payload[at:], partial_iv, info)
+            plaintext = _decrypted(channel, nonce, signed[1], signed[0])
+        return plaintext, signed
 
-    def countersigned(self, common: CommonContext, signed: Signed) -> tuple[bytes, Iterable[bytes]]:
-        external_aad, ciphertext, encrypted, partial_iv, info = signed
-        signature = xor(encrypted, self._keystream(common, partial_iv, info))
-        return signature, countersign_structures(external_aad, ciphertext, common.sign_protected)
+    def countersigned(self, common: Verifying, signed: Signed) -> tuple[bytes, bytes]:
+        bound, ciphertext, encrypted, partial_iv, info = signed
+        derive = common.keystream
+        assert derive is not None  # there is a Signature Encryption Key
+        signature = xor(encrypted, derive(partial_iv, info))
+        return signature, countersign_structure(bound, ciphertext, common.sign_protected)
+
+    def countersigned_otherwise(self, common: Verifying, signed: Signed) -> bytes | None:
+        return countersign_structure(signed[0], signed[1], not common.sign_protected)
 
     def reveal(self, channel: Channel, nonce: bytes, signed: Signed) -> bytes:
         return channel.apply(nonce, signed[1], None)
 
 
-def _decrypted(channel: Channel, nonce: bytes, ciphertext: bytes, external_aad: bytes) -> bytes:
+def _bound(prepared: Prepared, option: bytes, author: Author) -> bytes:
+    """The external_aad as a CBOR byte string."""
+    before, credentials, length = prepared[0], author[0], len(option)
+    head = BYTE[0x40 | length] if length < 24 else b"\x58" + BYTE[length]  # an option has 255 bytes at most
+    total = len(before) + len(head) + length + len(credentials)
+    # with two credentials it nearly always has 24 to 255 bytes, or more
+    first = b"\x58" + BYTE[total] if 23 < total < 256 else bstr_head(total)
+    return b"".join((first, before, head, option, credentials))
+
+
+def _decrypted(channel: Channel, nonce: bytes, ciphertext: bytes, bound: bytes) -> bytes:
     try:
-        return channel.apply(nonce, ciphertext, b"".join((_ENCRYPT0, bstr_head(len(external_aad)), external_aad)))
+        return channel.apply(nonce, ciphertext, _ENCRYPT0 + bound)
     except (InvalidTag, ValueError):
         raise Rejected(Reason.DECRYPTION_FAILED) from None
 

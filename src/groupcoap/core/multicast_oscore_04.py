@@ -9,7 +9,6 @@ Key derivation with the Gid as salt and a four-element info (§3), an external_a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Final
 
 import cbor2
@@ -63,6 +62,7 @@ _COUNTERSIGNATURE: Final = b"\x85" + cbor2.dumps("CounterSignature") + b"\x40\x4
 
 _RULES: Final = Rules(
     challenge_code=coap.FORBIDDEN,
+    replay_error=(coap.SERVICE_UNAVAILABLE, b"Replay protection failed"),
     repeat_lengths=(8, 40),
     echo_is_original=True,
     signature_first=False,
@@ -210,9 +210,12 @@ class MulticastOscore04:
             raise Rejected(Reason.DECRYPTION_FAILED) from None
         return plaintext, (signature, head, rest, payload)
 
-    def countersigned(self, common: CommonContext, signed: Signed) -> tuple[bytes, Iterable[bytes]]:
+    def countersigned(self, common: CommonContext, signed: Signed) -> tuple[bytes, bytes]:
         signature, head, rest, payload = signed
-        return signature, (b"".join((head, rest, bstr_head(len(payload)), payload)),)
+        return signature, b"".join((head, rest, bstr_head(len(payload)), payload))
+
+    def countersigned_otherwise(self, common: CommonContext, signed: Signed) -> bytes | None:
+        return None
 
     def reveal(self, channel: Channel, nonce: bytes, signed: Signed) -> bytes:
         raise MisuseError(f"{self.name} withholds no plaintext")

@@ -8,7 +8,7 @@ Context → profile."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -78,16 +78,18 @@ Split = tuple[int, Options, bytes]
 class Rules:
     """The conduct in which profiles differ.
 
-    `challenge_code`: of the answer that carries a Repeat (Echo) value. `repeat_lengths`: bytes of such a value,
-    from and to. `echo_is_original`: only an echo that repeats the challenged request is delivered.
-    `signature_first`: what is inside a message in group mode is looked at only once its countersignature is
-    verified, which is never put off or left out. `long_exchanges`: a listener may answer a group request several
-    times, and its first answer, be it a notification, may do without a Partial IV. `inner_observe`: Observe is
-    inside, what is outside only helps proxies. `gid_if_renewed`: every answer under another Gid than the request's
-    says so. `pairwise`: there is a pairwise mode. `binds_credentials`: those of sender and Group Manager enter the
-    AAD. `min_gid`: bytes of a Gid at least."""
+    `challenge_code`: of the answer that carries a Repeat (Echo) value. `replay_error`: code and text of the
+    unprotected answer to a replay. `repeat_lengths`: bytes of such a value, from and to. `echo_is_original`: only
+    an echo that repeats the challenged request is delivered. `signature_first`: what is inside a message in group
+    mode is looked at only once its countersignature is verified, which is never put off or left out.
+    `long_exchanges`: a listener may answer a group request several times, and its first answer, be it a
+    notification, may do without a Partial IV. `inner_observe`: Observe is inside, what is outside only helps
+    proxies. `gid_if_renewed`: every answer under another Gid than the request's says so. `pairwise`: there is a
+    pairwise mode. `binds_credentials`: those of sender and Group Manager enter the AAD. `min_gid`: bytes of a Gid
+    at least."""
 
     challenge_code: int
+    replay_error: tuple[int, bytes]
     repeat_lengths: tuple[int, int]
     echo_is_original: bool
     signature_first: bool
@@ -172,9 +174,11 @@ class Profile(Protocol):
         """Decrypt, as far as that may be before a countersignature is verified. `Rejected`: malformed (payload too
         short), decryption failed, or no public key (the credential is needed to decrypt)."""
 
-    def countersigned(self, common: CommonContext, signed: Signed) -> tuple[bytes, Iterable[bytes]]:
-        """(countersignature, what it may be over) of a message that `open` has taken: of several forms one must
-        verify."""
+    def countersigned(self, common: CommonContext, signed: Signed) -> tuple[bytes, bytes]:
+        """(countersignature, what it must be a signature over) of a message that `open` has taken."""
+
+    def countersigned_otherwise(self, common: CommonContext, signed: Signed) -> bytes | None:
+        """What else that may be a signature over, in another form of the same; None if there is no other."""
 
     def reveal(self, channel: Channel, nonce: bytes, signed: Signed) -> bytes:
         """The plaintext that `open` has withheld, now that the countersignature is verified."""

@@ -36,7 +36,7 @@ class Registry:
         if any(other.common.common_iv == context.common.common_iv for other in self._by_gid.get(gid, ())):
             raise MisuseError(f"two groups have the same keys (Gid {gid.hex()}): nonces would repeat")
         for older in siblings:
-            older.current = older.accepts_requests = False
+            older.supersede()
         context.generation = siblings[-1].generation + 1 if siblings else 0
         self._by_group[group] = [*siblings, context]
         self._by_gid[gid] = (*self._by_gid.get(gid, ()), context)

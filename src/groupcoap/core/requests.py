@@ -97,7 +97,7 @@ def protect_request(
     profile = common.profile
     gid = common.gid
     outer_code, outer, plaintext = profile.split(message)
-    channel = sender.channel if to is None else outgoing_pairwise(context, to)
+    channel = sender.channel if to is None else outgoing_pairwise(context, sender, to)
     number = sender.numbers.take()
     partial_iv = partial_iv_bytes(number)
     bind = sender.bind  # called as a method, a function in a slot is looked up the slow way
@@ -119,8 +119,11 @@ def protect_request(
     return _new(ProtectedRequest, (protected, exchange))
 
 
-def outgoing_pairwise(context: SecurityContext, to: RecipientContext) -> Channel:
-    """What a message for this member alone is protected with. `MisuseError` if there is no way to."""
+def outgoing_pairwise(context: SecurityContext, sender: SenderContext, to: RecipientContext) -> Channel:
+    """What a message of `sender` for this member alone is protected with. `MisuseError` if there is no way to, or
+    they are not both of this context: a nonce could repeat."""
+    if context.sender is not sender or to.common is not context.common:
+        raise MisuseError("a sender or recipient of another Security Context")
     try:
         return context.pairwise(to).outgoing
     except Rejected as rejection:
@@ -136,9 +139,16 @@ def verify_countersignature(
     if key is None:
         raise Rejected(Reason.NO_PUBLIC_KEY, recipient.recipient_id.hex())
     common = context.common
-    signature, messages = common.profile.countersigned(common, signed)
-    for message in messages:
-        if key.verify(signature, message):
+    profile = common.profile
+    signature, message = profile.countersigned(common, signed)
+    otherwise = recipient.signs_otherwise
+    if not otherwise and key.verify(signature, message):
+        recipient.signs_otherwise = False
+        return
+    if otherwise is not False:  # forgers can cause a second try only until something of this sender is verified
+        other = profile.countersigned_otherwise(common, signed)
+        if other is not None and key.verify(signature, other):
+            recipient.signs_otherwise = True
             return
     raise Rejected(Reason.SIGNATURE_FAILED, recipient.recipient_id.hex())
 
@@ -215,6 +225,12 @@ class DecryptedRequest(_Request):
         if it is none, where that has not been looked at yet."""
         return self._inside[0] if self._inside is not None else self._look_inside()[0]
 
+    def settle(self) -> None:
+        """Make sure that this is the right one of several possible contexts: an encryption without tag does not
+        tell, only the countersignature does. `Rejected` if it is not."""
+        if self._closed is not None and self._closed[1] is None:
+            self.check_signature()
+
     def _look_inside(self) -> _Inside:
         assert self._closed is not None
         message, plaintext, partial_iv, nonce, by_multicast = self._closed
@@ -223,7 +239,10 @@ class DecryptedRequest(_Request):
             assert self._signed is not None
             plaintext = profile.reveal(self.recipient.channel, nonce, self._signed)
         inner = profile.join(message, plaintext)
-        repeat = _repeat_of(inner, by_multicast, False, profile.rules.repeat_lengths)
+        options = inner.options
+        repeat = None
+        if not by_multicast or (options and options[-1][0] >= REPEAT):
+            repeat = _repeat_of(inner, by_multicast, False, profile.rules.repeat_lengths)
         return inner, repeat, partial_iv, nonce, by_multicast, False
 
     def signature_needed(self) -> bool:
@@ -320,10 +339,10 @@ class ChallengedRequest(NamedTuple):
 
 def _incoming(request: _Request, right: bytes | None) -> IncomingExchange:
     _, _, partial_iv, _, by_multicast, pairwise = request._content
-    context = request.context
-    return IncomingExchange(
-        request.recipient.recipient_id, partial_iv, context.gid, right, by_multicast, context, pairwise
-    )
+    recipient = request.recipient
+    requester = None if recipient.public_key is None else recipient.public_key.data
+    gid = request.context.gid
+    return IncomingExchange(recipient.recipient_id, partial_iv, gid, right, by_multicast, requester, pairwise)
 
 
 def challenge_message(request: Message, repeat: bytes, code: int = coap.FORBIDDEN) -> Message:
@@ -378,10 +397,13 @@ def decrypt_request(
     refused = Rejected(Reason.DECRYPTION_FAILED)
     for context in contexts:  # by unicast one Gid may stand for several groups: the right one decrypts
         try:
-            return _decrypt_under(context, message, value, prefix, False, now)
+            request = _decrypt_under(context, message, value, prefix, False, now)
+            request.settle()
         except Rejected as rejection:
             if refused.reason is Reason.DECRYPTION_FAILED:
                 refused = rejection
+        else:
+            return request
     raise refused
 
 
@@ -476,9 +498,10 @@ def admit(
     if not recipient.kept:
         recipient = context.keep(recipient)
     number = request.number
-    message, repeat, _, nonce, _, _ = request._content
+    message, repeat, _, nonce, _, pairwise = request._content
+    rule = context.pairwise_echo_rule if pairwise else context.echo_rule
     verdict = recipient.sync.decide(
-        context.synchronization, recipient.window, number, repeat, message, now, entropy, context.echo_rule
+        context.synchronization, recipient.window, number, repeat, message, now, entropy, rule
     )
     if isinstance(verdict, Challenge):
         kid, gid = recipient.recipient_id, context.gid

@@ -7,7 +7,8 @@ and no need of one."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, TypeVar
 
 from ..cose.keys import PublicKey
 from ..errors import MisuseError, Reason, Rejected, SequenceNumbersExhausted
@@ -21,6 +22,8 @@ from .registry import Registry
 from .requests import SignatureState, Trace, TraceHook, object_security, outgoing_pairwise, verify_countersignature
 from .splitting import with_option
 from .synchronization import Freshness
+
+_Tried = TypeVar("_Tried")
 
 
 def incoming_exchange(
@@ -72,7 +75,7 @@ def protect_response(
     profile = common.profile
     ids = exchange.ids
     code, outer, plaintext = profile.split(message)
-    channel = sender.channel if to is None else outgoing_pairwise(*to)
+    channel = sender.channel if to is None else outgoing_pairwise(to[0], sender, to[1])
     renewed = common.gid != ids.gid
     nonce = exchange.take_request_nonce()  # taken in any case: a later response is not the first
     partial_iv = None
@@ -165,6 +168,7 @@ class DeliveredResponse(NamedTuple):
     freshness: Freshness
     notification: bool
     signature: SignatureState = SignatureState.VERIFIED
+    asked: bytes | None = None
 
 
 class AuthenticResponse:
@@ -201,6 +205,7 @@ class AuthenticResponse:
             Freshness.ORDERED if notification else Freshness.BOUND,
             notification,
             SignatureState.PAIRWISE if response._signed is None else SignatureState.VERIFIED,
+            exchange.peer,
         )
 
 
@@ -222,6 +227,11 @@ class DecryptedResponse(_Response):
     def pairwise(self) -> bool:
         """Whether it came in pairwise mode."""
         return self._signed is None
+
+    def settle(self) -> None:
+        """As `DecryptedRequest.settle`."""
+        if self._signed is not None and self._closed[0] is None:
+            self.check_signature()
 
     def for_onlooker(self) -> Message:
         """As `DecryptedRequest.for_onlooker`."""
@@ -251,10 +261,27 @@ def decrypt_response(registry: Registry, exchange: OutgoingExchange, message: Me
         return _decrypt_under(registry.current(context.group, gid), exchange, message, value, prefix)
     if gid is not None or partial_iv is None or context.current or context.common.profile.rules.gid_if_renewed:
         return _decrypt_under(context, exchange, message, value, prefix)
-    try:
-        return _decrypt_under(registry.current(context.group), exchange, message, value, prefix)
-    except Rejected:
-        return _decrypt_under(context, exchange, message, value, prefix)
+    newest = registry.current(context.group)
+    return first_that_fits(lambda tried: _decrypt_under(tried, exchange, message, value, prefix), (newest, context))
+
+
+def first_that_fits(
+    attempt: Callable[[_Tried], DecryptedResponse], candidates: Iterable[_Tried]
+) -> DecryptedResponse:
+    """The response as the first of these candidates reads it. `Rejected` if none does: for want of a credential
+    (`CredentialNeeded`) rather than for another reason, for that can be mended, and else as the last one says."""
+    refused: Rejected | None = None
+    for tried in candidates:
+        try:
+            response = attempt(tried)
+            response.settle()
+        except Rejected as rejection:
+            if not isinstance(refused, CredentialNeeded):
+                refused = rejection
+        else:
+            return response
+    assert refused is not None  # there is a candidate
+    raise refused
 
 
 def _decrypt_under(

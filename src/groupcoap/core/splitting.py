@@ -114,7 +114,7 @@ def _authority(scheme: str, authority: str) -> str:
             raise MisuseError("Proxy-Uri with an IP literal that does not end in ]")
         host = host.lower()
     else:
-        host = quote(unquote_to_bytes(host.lower()), safe=_UNRESERVED_AND_SUB_DELIMS)
+        host = quote(unquote_to_bytes(host.lower()).lower(), safe=_UNRESERVED_AND_SUB_DELIMS)
     if not port or int(port) == _DEFAULT_PORTS.get(scheme):
         return host
     return f"{host}:{int(port)}"

@@ -101,16 +101,18 @@ def request_digest(message: Message) -> bytes:
 
 
 class EchoRule(NamedTuple):
-    """What becomes of an echo. `original_only`: one that does not repeat the challenged request is discarded, and
-    so is a value that is not known (multicast-oscore-04 §9). Otherwise (Group OSCORE §9) it is delivered, and a
-    value that is not known makes a request fresh that cannot be older than its keys: not many seconds after a
-    renewal `established` them (monotonic; None: not known when)."""
+    """What becomes of an echo. `others`: codes of requests that are delivered even if they are not the one that was
+    challenged. `known_only`: a value that is not known is refused; otherwise (Group OSCORE §9) it makes a request
+    fresh that cannot be older than its keys, not many seconds after a renewal `established` them (monotonic; None:
+    not known when), and is challenged anew else."""
 
-    original_only: bool = True
+    others: frozenset[int] = frozenset()
+    known_only: bool = True
     established: float | None = None
 
 
 ORIGINAL_ONLY = EchoRule()
+"""That of multicast-oscore-04 §9."""
 
 
 class Synchronization:
@@ -128,6 +130,10 @@ class Synchronization:
         """The window, up to this number, came back from durable state: nothing has been missed."""
         self.synchronized = True
         self._first = highest
+
+    def forget_challenges(self) -> None:
+        """No echo of a challenge before this counts any more."""
+        self._challenges.clear()
 
     def drops_early(self, policy: SynchronizationPolicy, number: int, now: float) -> bool:
         """Whether a multicast request would be dropped whatever it contains, because a challenge is open: known
@@ -148,12 +154,10 @@ class Synchronization:
         """What becomes of an authentic request: it is delivered with this freshness, or challenged. The second,
         atomic replay check is inside. `Rejected` if it is not delivered and nothing is to be sent."""
         if repeat is not None:
-            if rule.original_only or self._find(repeat, now) is not None:
+            if rule.known_only or self._find(repeat, now) is not None:
                 return self._echo(window, number, repeat, message, now, rule)
             if self._is_young(policy, rule, now):
-                if not window.accept(number):
-                    raise Rejected(Reason.REPLAY)
-                self.synchronized = True
+                self._take_fresh(window, number)
                 return Freshness.FRESH
             if self.synchronized or policy.method is not Method.CHALLENGE_RESPONSE:
                 raise Rejected(Reason.REPEAT_UNKNOWN)
@@ -213,6 +217,16 @@ class Synchronization:
         self._last_challenge = now
         return challenge
 
+    def _take_fresh(self, window: ReplayWindow, number: int) -> None:
+        """A fresh request is taken: it starts the window of a sender who is not synchronized."""
+        if not self.synchronized:
+            if number <= window.highest:  # the window never moves back (it is not empty after a gap)
+                raise Rejected(Reason.REPLAY)
+            window.start_at(number)
+            self.synchronized = True
+        elif not window.accept(number):  # a second challenge, echoed after the first had synchronized
+            raise Rejected(Reason.REPLAY)
+
     def _is_young(self, policy: SynchronizationPolicy, rule: EchoRule, now: float) -> bool:
         """Whether a request cannot be old, since its keys are not, and no other value is awaited."""
         established = rule.established
@@ -227,14 +241,8 @@ class Synchronization:
         challenge = self._find(repeat, now)
         if challenge is None:
             raise Rejected(Reason.REPEAT_UNKNOWN)
-        if not self.synchronized:
-            if number <= window.highest:  # the window never moves back (it is not empty after a gap)
-                raise Rejected(Reason.REPLAY)
-            window.start_at(number)
-            self.synchronized = True
-        elif not window.accept(number):  # a second challenge, echoed after the first had synchronized
-            raise Rejected(Reason.REPLAY)
+        self._take_fresh(window, number)
         self._challenges.remove(challenge)
-        if rule.original_only and request_digest(message) != challenge.digest:
+        if message.code not in rule.others and request_digest(message) != challenge.digest:
             raise Rejected(Reason.NOT_THE_ORIGINAL)
         return Freshness.FRESH

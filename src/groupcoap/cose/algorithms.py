@@ -170,6 +170,15 @@ class Kdf(Enum):
         """HKDF (extract and expand) of `length` bytes."""
         return HKDF(algorithm=_HASHES[self], length=length, salt=salt, info=info).derive(secret.reveal())
 
+    def deriver(self, secret: Secret, length: int) -> Callable[[bytes, bytes], bytes]:
+        """The same for one secret and length, to be kept: (salt, info) → `length` bytes."""
+        algorithm, key = _HASHES[self], secret.reveal()
+
+        def derive(salt: bytes, info: bytes) -> bytes:
+            return HKDF(algorithm=algorithm, length=length, salt=salt, info=info).derive(key)
+
+        return derive
+
     __hash__ = object.__hash__  # one is looked up for every message, and Enum's own costs more than the look-up
 
 

@@ -7,7 +7,7 @@ issuer's signature.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from io import BytesIO
@@ -99,15 +99,16 @@ def _decode_all(data: bytes) -> Any:
 
 
 def _key_of_claims(claims: Any) -> bytes:
-    confirmation = claims.get(_CNF) if isinstance(claims, dict) else None
-    key = confirmation.get(_COSE_KEY) if isinstance(confirmation, dict) else None
-    if not isinstance(key, dict):
+    confirmation = claims.get(_CNF) if isinstance(claims, Mapping) else None
+    key = confirmation.get(_COSE_KEY) if isinstance(confirmation, Mapping) else None
+    if not isinstance(key, Mapping):
         raise MisuseError("no cnf claim with a COSE_Key")
     kind, curve, x, y = key.get(_KTY), key.get(_CRV), key.get(_X), key.get(_Y)
     if kind == _OKP and curve == _CURVE_ED25519 and isinstance(x, bytes):
         return x
     if kind == _EC2 and isinstance(curve, int) and curve in _EC2_CURVES and isinstance(x, bytes):
-        if isinstance(y, bytes):
+        size = (_EC2_CURVES[curve].key_size + 7) // 8
+        if isinstance(y, bytes) and len(x) == len(y) == size:
             return b"\x04" + x + y
         if isinstance(y, bool):  # only the sign of y (RFC 9053 §7.1.1)
             return _decompressed(_EC2_CURVES[curve], (b"\x03" if y else b"\x02") + x)
@@ -184,7 +185,7 @@ _EXTRACT: dict[CredentialKind, Callable[[bytes], bytes]] = {
 
 def _validity_of_claims(data: bytes) -> tuple[float | None, float | None]:
     claims = _untagged(_decode_all(data))
-    if not isinstance(claims, dict):
+    if not isinstance(claims, Mapping):
         raise MisuseError("not a CWT Claims Set")
     return _numeric_date(claims.get(_NBF)), _numeric_date(claims.get(_EXP))
 

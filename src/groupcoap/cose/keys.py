@@ -199,7 +199,10 @@ class EcdsaPrivateKey:
 
     def agree(self, public_key: PublicKey) -> Secret:
         # The cofactor of these curves is 1, and a public key that was made is a point of them.
-        peer = ec.EllipticCurvePublicKey.from_encoded_point(self._curve.curve, public_key.data)
+        try:
+            peer = ec.EllipticCurvePublicKey.from_encoded_point(self._curve.curve, public_key.data)
+        except ValueError:
+            raise MisuseError("no secret can be agreed on with this public key") from None
         return Secret(self._key.exchange(ec.ECDH(), peer))
 
     def __repr__(self) -> str:

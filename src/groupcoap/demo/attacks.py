@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 
 from ..core import coap
@@ -61,10 +62,46 @@ class Attacker:
         self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, HOP_LIMIT)
         self._socket.bind(("127.0.0.1", 0))
 
-    def send(self, datagram: bytes) -> None:
-        self._socket.sendto(datagram, self._address)
+    def send(self, datagram: bytes, to: tuple[str, int] | None = None) -> None:
+        """To the multicast address, or to this one alone (host, port)."""
+        self._socket.sendto(datagram, to or self._address)
 
     def close(self) -> None:
+        self._socket.close()
+
+
+class Relay:
+    """Somebody on the way to one listener, such as a router: passes on what comes for it, and what it answers, and
+    keeps the former: the request first, then what acknowledges the answer. No key is needed for that."""
+
+    def __init__(self, listener: tuple[str, int]) -> None:
+        self.datagrams: list[bytes] = []
+        self._listener = listener
+        self._asking: tuple[str, int] | None = None
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+        self._socket.bind(("127.0.0.1", 0))
+        asyncio.get_running_loop().add_reader(self._socket, self._read)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where the listener seems to be: (host, port)."""
+        host, port = self._socket.getsockname()
+        return host, port
+
+    def _read(self) -> None:
+        with suppress(BlockingIOError, ConnectionRefusedError):
+            while True:
+                datagram, source = self._socket.recvfrom(MAX_DATAGRAM)
+                if source != self._listener:
+                    self._asking = source
+                    self.datagrams.append(datagram)
+                    self._socket.sendto(datagram, self._listener)
+                elif self._asking is not None:
+                    self._socket.sendto(datagram, self._asking)
+
+    def close(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._socket)
         self._socket.close()
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
+from ..core.multicast_oscore_04 import MULTICAST_OSCORE_04
+from ..core.profile import Profile
+from ..cose.algorithms import key_agreement_for
 from ..errors import NetworkFault
 from ..files.provisioning import DevicePlan, GroupPlan, ProvisionedDevice, ProvisionedGroup, provision
 from ..membership import GroupAddress, Role
@@ -40,6 +43,11 @@ class Room:
         return self.group.plan.addresses[0]
 
     @property
+    def profile(self) -> Profile:
+        """The wire format."""
+        return self.group.plan.profile
+
+    @property
     def switch(self) -> ProvisionedDevice:
         return self.group.devices[0]
 
@@ -48,10 +56,13 @@ class Room:
         return self.group.devices[1:]
 
 
-def furnish(directory: Path, lamps: int, port: int) -> Room:
+def furnish(directory: Path, lamps: int, port: int, profile: Profile = MULTICAST_OSCORE_04) -> Room:
     """Make the files of the room's devices in `directory`, which is empty. Synchronization is by challenge and
-    response. `FileFault` if the files cannot be written."""
-    plan = GroupPlan(GROUP, (GroupAddress(HOST, port),))
+    response; where the profile has a pairwise mode, so has the group. `FileFault` if the files cannot be
+    written."""
+    plan = GroupPlan(GROUP, (GroupAddress(HOST, port),), profile=profile)
+    if profile.rules.pairwise:
+        plan = replace(plan, group_encryption=plan.aead, key_agreement=key_agreement_for(plan.kdf))
     names = [f"lamp-{number}" for number in range(1, lamps + 1)]
     devices = [
         DevicePlan("switch", frozenset({Role.MULTICASTER})),

@@ -21,16 +21,20 @@ from ..endpoint.network import NetworkOptions
 from ..errors import Reason
 from ..files.provisioned import load_member
 from ..files.state import EndpointState
-from .anatomy import dissect
-from .attacks import Attacker, Recorded, Recorder, impersonate
+from .anatomy import Legend, dissect
+from .attacks import Attacker, Recorded, Recorder, Relay, impersonate
 from .lamps import LEISURE, Lamp, running
-from .room import GROUP, HOP_LIMIT, INTERFACE, Room
+from .room import GROUP, HOP_LIMIT, INTERFACE, Room, endpoint_id
 from .stage import Stage
+from .story import story_of
 
 SHOWN = 10
 """Answers in a table; of more, only the first and the last are shown."""
 
-_DELIVERED = re.compile(r"(?P<what>.+) from .+: number (?P<number>\d+), (?P<freshness>\w+), signature verified")
+_DELIVERED = re.compile(
+    r"(?P<what>.+) from .+: number (?P<number>\d+), (?P<freshness>\w+), (?P<how>signature verified|pairwise)"
+)
+_SIGNED = "signature verified"
 
 
 class ShowFailed(Exception):
@@ -63,6 +67,7 @@ class Show:
     def __init__(self, stage: Stage, room: Room) -> None:
         self._stage = stage
         self._room = room
+        self._story = story_of(room.profile)
         self._hosts = [str(IPv4Address("127.0.0.2") + index) for index in range(len(room.lamps))]
         self.lamps = [Lamp(device, host) for device, host in zip(room.lamps, self._hosts, strict=True)]
         self._start_timeout = 20.0 + len(self.lamps)
@@ -70,6 +75,7 @@ class Show:
         """Seconds to wait for what should come at once."""
         self.recorded = b""
         """A request as it went over the wire."""
+        self._states = {lamp.name: b"off" for lamp in self.lamps}
 
     @property
     def _all(self) -> str:
@@ -79,10 +85,7 @@ class Show:
         """Step 1: the lamps start. They run until `stack` is closed."""
         stage, count = self._stage, len(self.lamps)
         stage.step(f"A room with {plural(count, 'lamp')}")
-        stage.say(
-            "Every device has files of its own: a private key to sign with, the secret that all of the group "
-            "share, and the public keys of the others."
-        )
+        stage.say(self._story.files)
         began = time.monotonic()
         with stage.waiting("starting the lamps…"):
             await stack.enter_async_context(running(self.lamps, self._start_timeout))
@@ -91,7 +94,7 @@ class Show:
         stage.good(f"{count} running, each a process of its own (started in {took:.1f} s)")
 
     async def perform(self) -> None:
-        """Steps 2 to 7. `ShowFailed`, `LampFailed`, `GroupcoapError` if anything is not as it should be."""
+        """All other steps. `ShowFailed`, `LampFailed`, `GroupcoapError` if anything is not as it should be."""
         member = load_member(self._room.switch.directory)
         network = NetworkOptions(INTERFACE, IPv4Address("127.0.0.1"), hop_limit=HOP_LIMIT)
         with (
@@ -105,6 +108,8 @@ class Show:
                 recorded = await self._once_more(switch)
                 await self._replay(attacker, recorded)
                 await self._forge(attacker, recorded)
+                if self._room.profile.rules.pairwise:
+                    await self._speak_to_one(switch, attacker)
                 await self._lose_one(switch)
 
     # ---- the steps
@@ -117,33 +122,20 @@ class Show:
         self._check_complete(round_)
         sent = switch.sent_by_multicast
         check(sent == 1, f"{sent} datagrams went to the group instead of one")
-        algorithms = self._room.group.plan
-        stage.parts(
-            dissect(
-                round_.datagram,
-                signature_length=algorithms.signature.signature_length,
-                tag_length=algorithms.parameters(None).encryption.tag_length,
-                inside='PUT /light "40", encrypted',
-                sender="the switch",
-            )
-        )
-        stage.say(
-            f"{len(round_.datagram)} bytes that anybody can see. It takes the group's keys to read or make the "
-            "ciphertext and its tag; it takes the switch's own private key to make the countersignature."
-        )
-        stage.say(
-            "First contact: to a lamp that knows nothing of the switch yet this might be a recording. So each lamp "
-            "answered 4.03 with a random value of its own, and the switch sent the request again, to that lamp "
-            "alone, with the value inside."
-        )
-        lines = await self._all_delivered(marks, 'PUT /light "40"', "fresh")
+        plan = self._room.group.plan
+        lengths = plan.signature.signature_length, plan.parameters(None).encryption.tag_length
+        legend = Legend(*lengths, inside='PUT /light "40", encrypted', sender="the switch")
+        stage.parts(dissect(round_.datagram, plan.profile, legend))
+        stage.say(f"{len(round_.datagram)} bytes that anybody can see. {self._story.datagram}")
+        stage.say(self._story.first_contact)
+        lines = await self._all_delivered(marks, 'PUT /light "40"', "fresh", self._story.echoed)
         stage.quote([f"{self.lamps[0].name}: {lines[0]}"])
         stage.good(f"{self._all} lamps were told, and know that it is fresh and from the switch")
         stage.step(f"{plural(len(round_.answers), 'verified answer')}")
         self._show_answers(round_)
         stage.say(
             f"A lamp waits up to {LEISURE * 1000:.0f} ms, at random, before it answers a multicast request: "
-            "otherwise all would answer at once."
+            f"otherwise all would answer at once.{self._story.answers}"
         )
 
     async def _once_more(self, switch: _Switch) -> Recorded:
@@ -185,15 +177,49 @@ class Show:
     async def _attack(self, attacker: Attacker, datagram: bytes, reason: Reason, why: str) -> None:
         marks = self._marks()
         attacker.send(datagram)
-
-        def decided(line: str) -> bool:
-            return line.startswith("dropped ") or _DELIVERED.fullmatch(line) is not None
-
-        lines = await self._each(marks, decided, "say what became of the datagram")
-        for lamp, line in zip(self.lamps, lines, strict=True):
-            check(f": {reason.value}" in line, f"{lamp.name} did not refuse it for {reason.value!r}: {line}")
+        lines = await self._refused(self.lamps, marks, reason)
         self._stage.quote([f"{self.lamps[0].name}: {lines[0]}"])
         self._stage.good(f"{self._all} lamps refused it: {reason.value} ({why})")
+
+    async def _speak_to_one(self, switch: _Switch, attacker: Attacker) -> None:
+        stage, lamp, others = self._stage, self.lamps[0], self.lamps[1:]
+        stage.step(f"The switch speaks to {lamp.name} alone, in pairwise mode")
+        marks = self._marks()
+        with closing(Relay((lamp.host, self._room.address.port))) as relay:
+            answer = await switch.put_alone("15", lamp, relay.address, self._patience)
+            request = relay.datagrams[0]
+        line = await lamp.expect(
+            lambda line: _DELIVERED.fullmatch(line) is not None, marks[0], self._patience, 'get PUT /light "15"'
+        )
+        parsed = _parse(line)
+        good = (parsed["what"], parsed["freshness"], parsed["how"]) == ('PUT /light "15"', "ordered", "pairwise")
+        check(good, f'{lamp.name} should have got PUT /light "15", ordered, pairwise, but said: {line}')
+        said = answer.message.payload
+        known = answer.provenance.signature.value
+        check((said, known) == (b"on 15%", "pairwise"), f"{lamp.name} answered {said!r}, {known}")
+        self._states[lamp.name] = said
+        stage.quote([f"{lamp.name}: {line}"])
+        stage.good(f"{lamp.name} was told, and answered: on 15%, likewise for the switch alone")
+        stage.say(
+            f"{len(request)} bytes, for there is no countersignature. A request to the group does not say which "
+            "lamp it is for: sent to one of them, it could be turned to another, so lamps take it that way only if "
+            "it changes nothing. This one is of use to one lamp only."
+        )
+        if not others:
+            return
+        stage.say(
+            "Somebody on the way has kept it and sends it to all other lamps, which have the group's keys and all "
+            "credentials:"
+        )
+        marks = self._marks()
+        for other in others:
+            attacker.send(request, (other.host, self._room.address.port))
+        lines = await self._refused(others, marks[1:], Reason.DECRYPTION_FAILED)
+        stage.quote([f"{others[0].name}: {lines[0]}"])
+        stage.good(
+            f"{len(others)} of {len(others)} could neither read nor take it: {Reason.DECRYPTION_FAILED.value} "
+            f"(that takes the private key of the switch or of {lamp.name})"
+        )
 
     async def _lose_one(self, switch: _Switch) -> None:
         stage = self._stage
@@ -206,19 +232,17 @@ class Show:
         check(
             round_.missing == (victim.name,), f"missing: {', '.join(round_.missing) or 'nobody'}, not {victim.name}"
         )
-        states = {answer.message.payload for answer in round_.answers}
-        check(states <= {b"on 75%"}, f"the others do not all say 'on 75%' but {states}")
+        self._check_states(round_)
         others = len(self.lamps) - 1
         stage.good(f"{others} of {others + 1} answered; missing: {victim.name}")
         if others:
-            stage.good("all of these say on 75%: what the attackers sent has changed nothing")
+            stage.good(f"{self._told(round_)}: what the attackers sent has changed nothing")
         await victim.start(self._start_timeout)
         marks = self._marks()
         round_ = await switch.put("20", self._patience)
         self._check_complete(round_)
-        states = {answer.message.payload for answer in round_.answers}
-        check(states == {b"on 20%"}, f"the lamps do not all say 'on 20%' but {states}")
         lines = await self._all_delivered(marks, 'PUT /light "20"', "ordered")
+        self._check_states(round_)
         stage.say(
             f"{victim.name} is started again; what it has seen of the switch was on its disk before it mattered:"
         )
@@ -231,19 +255,54 @@ class Show:
     def _marks(self) -> list[int]:
         return [len(lamp.lines) for lamp in self.lamps]
 
-    async def _each(self, marks: Sequence[int], wanted: Callable[[str], bool], what: str) -> list[str]:
-        """The first wanted line of each lamp."""
-        pairs = zip(self.lamps, marks, strict=True)
+    async def _each(
+        self, lamps: Sequence[Lamp], marks: Sequence[int], wanted: Callable[[str], bool], what: str
+    ) -> list[str]:
+        """The first wanted line of each of these lamps."""
+        pairs = zip(lamps, marks, strict=True)
         found = (lamp.expect(wanted, mark, self._patience, what) for lamp, mark in pairs)
         return list(await asyncio.gather(*found))
 
-    async def _all_delivered(self, marks: Sequence[int], what: str, freshness: str) -> list[str]:
-        lines = await self._each(marks, lambda line: _DELIVERED.fullmatch(line) is not None, f"get {what}")
+    async def _all_delivered(
+        self, marks: Sequence[int], what: str, freshness: str, how: str = _SIGNED
+    ) -> list[str]:
+        lines = await self._each(
+            self.lamps, marks, lambda line: _DELIVERED.fullmatch(line) is not None, f"get {what}"
+        )
+        level = what.split('"')[1]
         for lamp, line in zip(self.lamps, lines, strict=True):
             parsed = _parse(line)
-            good = parsed["what"] == what and parsed["freshness"] == freshness
-            check(good, f"{lamp.name} should have got {what}, {freshness}, but said: {line}")
+            good = (parsed["what"], parsed["freshness"], parsed["how"]) == (what, freshness, how)
+            check(good, f"{lamp.name} should have got {what}, {freshness}, {how}, but said: {line}")
+            self._states[lamp.name] = f"on {level}%".encode()
         return lines
+
+    async def _refused(self, lamps: Sequence[Lamp], marks: Sequence[int], reason: Reason) -> list[str]:
+        """What these lamps say of a datagram that all of them must refuse for this reason."""
+
+        def decided(line: str) -> bool:
+            return line.startswith("dropped ") or _DELIVERED.fullmatch(line) is not None
+
+        lines = await self._each(lamps, marks, decided, "say what became of the datagram")
+        for lamp, line in zip(lamps, lines, strict=True):
+            check(f": {reason.value}" in line, f"{lamp.name} did not refuse it for {reason.value!r}: {line}")
+        return lines
+
+    def _check_states(self, round_: Round) -> None:
+        """Whether all who have answered say what they were told last."""
+        for answer in round_.answers:
+            told, said = self._states[answer.label], answer.message.payload
+            check(said == told, f"{answer.label} says {said!r} instead of {told!r}")
+
+    def _told(self, round_: Round) -> str:
+        """What they have said, once that is checked."""
+        lamps: dict[str, list[str]] = {}
+        for answer in sorted(round_.answers, key=lambda answer: answer.endpoint_id):
+            lamps.setdefault(answer.message.payload.decode(), []).append(answer.label)
+        if len(lamps) == 1:
+            return f"all of these say {next(iter(lamps))}"
+        (one, (name, *_)), (most, _) = lamps.items()
+        return f"{name} says {one}, the others {most}"
 
     def _check_complete(self, round_: Round) -> None:
         check(not round_.missing, f"no answer from {', '.join(round_.missing)}")
@@ -287,6 +346,15 @@ class _Switch:
     async def get(self, patience: float) -> Round:
         """Ask all lamps."""
         return await self._request(aiocoap.Message(code=aiocoap.GET, uri_path=("light",)), patience)
+
+    async def put_alone(self, level: str, lamp: Lamp, address: tuple[str, int], patience: float) -> Answer:
+        """Tell one lamp, which is to be found there."""
+        message = aiocoap.Message(code=aiocoap.PUT, uri_path=("light",), payload=level.encode())
+        collection = self._multicaster.ask(endpoint_id(lamp.device), message, address, timeout=patience)
+        async with collection:
+            answers = [answer async for answer in collection]
+        check(len(answers) == 1, f"{lamp.name} did not answer")
+        return answers[0]
 
     async def _request(self, message: aiocoap.Message, patience: float) -> Round:
         self._before = len(self._recorder.datagrams)

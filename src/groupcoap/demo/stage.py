@@ -12,11 +12,11 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
-from .anatomy import CIPHERTEXT, SECURITY, Part
+from .anatomy import CIPHERTEXT, OSCORE, SECURITY, SIGNATURE, Part
 
 PLAIN_WIDTH = 100
 _INDENT = 3
-_COLOURS = {SECURITY: "yellow", CIPHERTEXT: "green"}
+_COLOURS = {SECURITY: "yellow", OSCORE: "yellow", CIPHERTEXT: "green", SIGNATURE: "cyan"}
 _BYTES_PER_LINE = 16
 
 

@@ -13,7 +13,17 @@ from ..files.atomic import describe
 from ..files.state import EndpointState, StateReport
 from ..membership import GroupAddress, Role
 from .clock import check_clock, synchronized
-from .files import LISTENING, Device, check_credentials, check_groups, check_privacy, describe_group, read_device
+from .files import (
+    LISTENING,
+    Device,
+    check_credentials,
+    check_groups,
+    check_pairwise,
+    check_privacy,
+    describe_group,
+    describe_profile,
+    read_device,
+)
 from .finding import Finding, Level, warning
 from .firewall import check_bridge, check_firewall
 from .host import check_aiocoap, check_buffer, check_randomness, granted_buffer, installed_aiocoap, pinned_aiocoap
@@ -60,8 +70,10 @@ def _of_files(device: Device, report: StateReport) -> Iterator[Check]:
     yield "directory", partial(check_privacy, device)
     for file in device.groups:
         yield "group", partial(describe_group, file)
+        yield "profile", partial(describe_profile, file.configuration)
     yield "groups", partial(check_groups, device.configurations)
     yield "credentials", partial(check_credentials, device.groups, time.time())
+    yield "pairwise", partial(check_pairwise, device.groups)
     yield "state", partial(check_state, report, device.configurations)
     yield "storage", partial(check_storage, device.directory)
 

@@ -12,10 +12,11 @@ from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
 
+from ..core.profile import Mode
 from ..cose.credentials import Credential
 from ..errors import FileFault, MisuseError
 from ..files.group import GroupFile, read_group
-from ..files.identity import IDENTITY_FILE
+from ..files.identity import IDENTITY_FILE, DeviceIdentity
 from ..files.provisioned import STATE_FILE, group_paths
 from ..membership import GroupAddress, GroupConfiguration, Role
 from .finding import Finding, from_fault, ok, problem, warning
@@ -126,6 +127,59 @@ def describe_group(file: GroupFile) -> Finding:
     )
 
 
+def describe_profile(group: GroupConfiguration) -> Finding:
+    """What the group's messages look like, and which modes they can be in; a policy that the modes do not allow."""
+    parts = [group.profile.name]
+    if not group.profile.rules.pairwise:
+        parts += [group.parameters.encryption.name, group.signature.name]
+        return ok("profile", f"{group.name}: {', '.join(parts)}")
+    parts.append(f"group mode with {group.parameters.encryption.name} and {group.signature.name}")
+    has_pairwise = group.common_context(group.current).pairwise
+    if has_pairwise and group.aead is not None and group.key_agreement is not None:
+        parts.append(f"pairwise mode with {group.aead.name} and {group.key_agreement.name}")
+    else:
+        parts.append("no pairwise mode")
+    if not group.sign_protected:
+        parts.append("countersignatures as in RFC 9338")
+    found = f"{group.name}: {', '.join(parts)}"
+    wanted = group.policy.response_mode
+    if wanted is Mode.PAIRWISE and not has_pairwise:
+        return warning(
+            "profile",
+            f"{found}, although answers are to be in it: they go out in group mode, readable by all",
+            "make the group anew with provision, with a pairwise mode",
+        )
+    return ok("profile", found if wanted is None else f"{found}, answers in {wanted.value} mode")
+
+
+def check_pairwise(files: Iterable[GroupFile]) -> Iterator[Finding]:
+    """Whose credentials cannot be used in pairwise mode, in groups that have one."""
+    for file in files:
+        group = file.configuration
+        epoch = group.current
+        if file.identity is None or not group.common_context(epoch).pairwise:
+            continue
+        others = [member for member in epoch.members if member.endpoint_id != epoch.own_id]
+        faults = {m.name: fault for m in others if (fault := _no_agreement(file.identity, m.credential))}
+        for name, fault in faults.items():
+            yield warning(
+                "pairwise",
+                f"{group.name}: {name} cannot be spoken to alone, nor speak to this device: {fault}",
+                "give it another identity (groupcoap keygen), and provision the group anew",
+            )
+        if others and not faults:
+            yield ok("pairwise", f"{group.name}: keys can be agreed on with all others ({len(others)})")
+
+
+def _no_agreement(own: DeviceIdentity, other: Credential) -> str:
+    """Why these two cannot agree on keys; empty if they can."""
+    try:
+        own.private_key.agree(other.public_key(own.signature))
+    except MisuseError as error:
+        return str(error)
+    return ""
+
+
 def check_groups(groups: Sequence[GroupConfiguration]) -> Iterator[Finding]:
     """Which groups an endpoint could not tell from each other."""
     for one, other in combinations(groups, 2):
@@ -147,9 +201,13 @@ def _shared(one: GroupConfiguration, other: GroupConfiguration) -> bool:
 
 def check_credentials(files: Iterable[GroupFile], now: float) -> list[Finding]:
     """Which credentials of the current members, this device included, are out of their validity period at `now`,
-    seconds since 1970. groupcoap takes them nevertheless: it is the file that vouches for them."""
+    seconds since 1970; those of Group Managers too. groupcoap takes them nevertheless: it is the file that vouches
+    for them."""
     named: dict[Credential, str] = {}
     for file in files:
+        manager = file.configuration.manager_credential
+        if manager is not None:
+            named[manager] = f"the manager of {file.configuration.name}"
         if file.identity is not None:
             named[file.identity.credential] = file.identity.name
         for member in file.configuration.current.members:

@@ -189,6 +189,12 @@ class Conversation:
             except GroupcoapError as problem:  # the network may be back the next time
                 log.warning("observation not refreshed: %s", problem)
 
+    def leave_out(self, listener: bytes) -> None:
+        """Ask this one, who has left, for nothing more: its Endpoint ID may be another's by now."""
+        leg = self._legs.pop(listener, None)
+        if leg is not None:
+            leg.close()
+
     def end_observation(self) -> None:
         """Tell all listeners to stop, and wait for nothing more."""
         for leg in (self._root, *self._legs.values()):

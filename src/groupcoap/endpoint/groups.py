@@ -55,11 +55,13 @@ class ListenerPolicy:
     """Where this listener differs from its groups' policies; None: it does not.
 
     `verification` may be a function that decides per request (Appendix E); in groups whose profile has every
-    signature verified it changes nothing. `response_mode`: of answers, where there is a pairwise mode."""
+    signature verified it changes nothing. `response_mode`: of answers, where there is a pairwise mode;
+    `as_requested`: that of the request, whatever the groups say."""
 
     synchronization: SynchronizationPolicy | None = None
     verification: Verification | Decide | None = None
     response_mode: Mode | None = None
+    as_requested: bool = False
 
 
 class Groups:
@@ -154,15 +156,18 @@ class Groups:
 
     def responding(self, group: str, exchange: IncomingExchange) -> RecipientContext | None:
         """Whom an answer in this exchange is for alone, in the group's current Security Context: None if it goes
-        out in group mode. That of the request, unless the policy says otherwise; and a requester that is known
-        under no Endpoint ID any more gets none for itself."""
+        out in group mode. That of the request, unless the policy says otherwise.
+
+        `MisuseError` if it is for one alone who is not known any more: nobody else is to read it."""
         context = self.current(group)
         wanted = self.policy(group).response_mode
         pairwise = exchange.pairwise if wanted is None else wanted is Mode.PAIRWISE
-        if not pairwise or not context.common.pairwise or exchange.context is None:
+        if not pairwise or not context.common.pairwise:
             return None
-        kid = exchange.context.same_member(exchange.kid, context)
-        return None if kid is None else context.recipient(kid)
+        kid = None if exchange.requester is None else context.member_with(exchange.requester, exchange.kid)
+        if kid is None:
+            raise MisuseError("an answer for one member alone, who is not known to be a member any more")
+        return context.recipient(kid)
 
     def listeners(self, group: str) -> frozenset[bytes]:
         """Endpoint IDs of the listeners that can answer, without this endpoint itself."""
@@ -203,9 +208,13 @@ class Groups:
             case EpochInstalled(configuration):
                 self._renew(configuration)
             case MemberLeft(group, gid, endpoint_ids):
-                for context in self.registry.contexts(group):
-                    if context.gid == gid:
-                        context.depart(endpoint_ids)
+                contexts = self.registry.contexts(group)
+                for context in (context for context in contexts if context.gid == gid):
+                    for other in contexts:  # the same members, whatever they are called there
+                        same = (context.same_member(endpoint_id, other) for endpoint_id in endpoint_ids)
+                        if other is not context:
+                            other.depart([kid for kid in same if kid is not None])
+                    context.depart(endpoint_ids)
                 self._departed(group, endpoint_ids)
             case CredentialLearned(group, gid, member):
                 self.learn(group, gid, member.endpoint_id, member.credential, member)
@@ -235,8 +244,10 @@ class Groups:
         for older in before:
             older.depart(departed)
         for older in before[-1:]:
-            self._carry_over(older, self.current(name))
-            if grace:
+            successive = _follows(self.current(name), older)
+            if successive:
+                self._carry_over(older, self.current(name))
+            if grace and successive:
                 older.accepts_requests = True  # late senders; their signatures are verified whatever the policy
                 self._graces.append(asyncio.get_running_loop().call_later(grace, self._end_grace, older))
         self._departed(name, departed)
@@ -246,8 +257,6 @@ class Groups:
     def _carry_over(older: SecurityContext, newer: SecurityContext) -> None:
         """Who installs one renewal after the other stays synchronized: every number under the new keys is new
         (multicast-oscore-04 §8). Not so who has missed one."""
-        if int.from_bytes(newer.gid, "big") != int.from_bytes(older.gid, "big") + 1:
-            return
         for recipient in older.recipients:
             kid = recipient.recipient_id
             # A window that is there was stored before a restart under the older Gid: it must not be emptied.
@@ -313,7 +322,8 @@ class Groups:
         if epoch.own_id is None and synchronization.method is Method.CHALLENGE_RESPONSE:
             # A pure listener cannot protect a 4.03 (Appendix D.3); the safer of the two others takes its place.
             synchronization = replace(synchronization, method=Method.BASELINE)
-        response_mode = self._listener_policy.response_mode or policy.response_mode
+        mine = self._listener_policy
+        response_mode = None if mine.as_requested else mine.response_mode or policy.response_mode
         return replace(policy, synchronization=synchronization, response_mode=response_mode)
 
     def retire(self) -> None:
@@ -354,3 +364,8 @@ class Groups:
 
 def _window_of(recipient: RecipientContext) -> tuple[int, int]:
     return recipient.window.highest, recipient.window.bits
+
+
+def _follows(newer: SecurityContext, older: SecurityContext) -> bool:
+    """Whether no renewal was missed between these two."""
+    return int.from_bytes(newer.gid, "big") == int.from_bytes(older.gid, "big") + 1

@@ -35,7 +35,13 @@ from ..core.requests import (
     object_security,
     protect_request,
 )
-from ..core.responses import DecryptedResponse, DeliveredResponse, decrypt_response, protect_response
+from ..core.responses import (
+    DecryptedResponse,
+    DeliveredResponse,
+    decrypt_response,
+    first_that_fits,
+    protect_response,
+)
 from ..core.splitting import with_option
 from ..cose.keys import PublicKey
 from ..errors import Busy, EnvironmentFault, GroupcoapError, Limit, MisuseError, NetworkFault, Reason, Rejected
@@ -67,7 +73,6 @@ _ERRORS: dict[Reason, tuple[int, bytes]] = {
     Reason.DECRYPTION_FAILED: (coap.BAD_REQUEST, b"Decryption failed"),
     Reason.SIGNATURE_FAILED: (coap.BAD_REQUEST, b"Decryption failed"),
     Reason.NO_PAIRWISE_MODE: (coap.BAD_OPTION, b"The pairwise mode is not used here"),
-    Reason.REPLAY: (coap.SERVICE_UNAVAILABLE, b"Replay protection failed"),
 }
 
 
@@ -118,6 +123,14 @@ def _without_stray_observe(message: coap.Message) -> coap.Message:
     if message.code in (coap.GET, coap.FETCH):
         return message
     return message._replace(options=tuple(o for o in message.options if o[0] != coap.OBSERVE))
+
+
+def _refuse_redirectable(message: aiocoap.Message) -> None:
+    """`MisuseError` if this request to one member does something, and could be turned to others: in group mode
+    nothing in it says whom it is for. Listeners refuse it by unicast, but whoever is on the path could send it by
+    multicast. The echo of a challenge repeats what went to the group anyway."""
+    if int(message.code) not in (coap.GET, coap.FETCH) and message.opt.echo is None:
+        raise MisuseError("to one member alone only GET and FETCH can be sent in group mode")
 
 
 Received = tuple[coap.Message, bytes, SocketAddress, bytes | None]
@@ -260,12 +273,25 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
             # no profile's request, nor RFC 8613's
             raise Rejected(Reason.MALFORMED, "request without Partial IV or kid")
         registry = self._groups.registry
-        if prefix[2] is not None and registry.knows(prefix[2]):
+        gid = prefix[2]
+        if gid is not None and (registry.knows(gid) or (self._has_pairwise and self._is_of_renewal(message, gid))):
             return True
         if coap.is_response(message.code) and message.token in self._outgoing:
             return True
         profiles = {self._groups.configuration(name).profile for name in self._groups.names}
         return any(profile.is_group_message(prefix) for profile in profiles)
+
+    @property
+    def _has_pairwise(self) -> bool:
+        groups = self._groups
+        return any(groups.current(name).common.pairwise for name in groups.names)
+
+    def _is_of_renewal(self, message: coap.Message, gid: bytes) -> bool:
+        """Whether this request, under a Gid that was not known, is of a renewal that is known now: in pairwise mode
+        it looks like one of RFC 8613."""
+        return (
+            coap.is_request(message.code) and self._groups.look_for_renewal() and self._groups.registry.knows(gid)
+        )
 
     def _not_group(self, message: coap.Message, source: SocketAddress) -> None:
         plain = self.plain
@@ -340,7 +366,7 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
             if not self._is_retransmission(received):  # its first copy waited for the same credential
                 again(received)
 
-        self._request_credential(needed.context, needed.sender_id, received, resume)
+        self._request_credential(needed.context, needed.sender_id, received, resume, unverified=True)
 
     def _look_up(
         self, decrypted: _Decrypted, received: Received, proceed: Callable[[_Decrypted, PublicKey, Received], None]
@@ -364,7 +390,11 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
         sender_id: bytes,
         received: Received,
         proceed: Callable[[PublicKey | None], None],
+        *,
+        unverified: bool = False,
     ) -> None:
+        """`unverified`: nothing of the message has been verified, not even that a member sent it."""
+
         def resume(key: PublicKey | None) -> None:
             if self._closed:
                 return
@@ -378,7 +408,7 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
                 log.exception("a message from %s was not processed", received[2][0])
 
         host, now = received[2][0], self._loop.time()
-        self._lookups.request(context, sender_id, host, now, resume)
+        self._lookups.request(context, sender_id, host, now, resume, unverified=unverified)
 
     def _verify_request(self, decrypted: DecryptedRequest, key: PublicKey | None, received: Received) -> None:
         self._admitted(self._admit(decrypted.check_signature(key), decrypted, received), received)
@@ -496,12 +526,10 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
 
     def _decrypt_response(self, outgoing: _Outgoing, message: coap.Message) -> DecryptedResponse:
         """Under the request sent last with this token, or else under the one it refreshed."""
-        for exchange in outgoing.exchanges[:0:-1]:
-            try:
-                return decrypt_response(self._groups.registry, exchange, message)
-            except Rejected:
-                continue
-        return decrypt_response(self._groups.registry, outgoing.exchanges[0], message)
+        registry, exchanges = self._groups.registry, outgoing.exchanges
+        if len(exchanges) == 1:
+            return decrypt_response(registry, exchanges[0], message)
+        return first_that_fits(lambda exchange: decrypt_response(registry, exchange, message), exchanges[::-1])
 
     def _verify_response(self, decrypted: DecryptedResponse, key: PublicKey | None, received: Received) -> None:
         message, datagram, source, _ = received
@@ -525,7 +553,10 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
             delivered.signature,
             delivered.freshness,
         )
-        remote = GroupRemote(source, delivered.group, delivered.sender_id, provenance=origin)
+        # Who was asked alone is known to the layers above by the Endpoint ID that it had then.
+        asked = delivered.sender_id if delivered.asked is None else delivered.asked
+        rules = self._groups.configuration(delivered.group).profile.rules
+        remote = GroupRemote(source, delivered.group, asked, provenance=origin, observe_inside=rules.inner_observe)
         response = from_core(delivered.message, remote)
         self._counters.delivered_responses += 1
         self._manager.dispatch_message(response)
@@ -549,16 +580,22 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
             return
         if message.type != coap.CON and not (plain and message.type == coap.NON):
             return
-        error = _ERRORS.get(rejection.reason)
+        replay = rejection.reason is Reason.REPLAY
+        error = self._replay_error(message) if replay else _ERRORS.get(rejection.reason)
         if error is None or not self.may_answer(source):
             return
         code, text = error
-        options: coap.Options = ((coap.MAX_AGE, b""),) if code == coap.SERVICE_UNAVAILABLE else ()
+        options: coap.Options = ((coap.MAX_AGE, b""),) if replay else ()
         confirmable = message.type == coap.CON
         kind = coap.ACK if confirmable else coap.NON
         message_id = message.message_id if confirmable else self._manager.next_message_id()
         self._counters.errors_sent += 1
         self._transmit(coap.encode(coap.Message(kind, code, message_id, message.token, options, text)), source)
+
+    def _replay_error(self, message: coap.Message) -> tuple[int, bytes]:
+        """What a replay is answered with, in the profile of the group that its Gid names."""
+        gid = decode_prefix(object_security(message))[2] or b""
+        return self._groups.registry.of(gid)[0].common.profile.rules.replay_error
 
     def _refused_response(self, rejection: Rejected, message: coap.Message, source: SocketAddress) -> None:
         """What the message layer needs all the same, or one side would retransmit in vain for minutes and the
@@ -610,6 +647,8 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
             self._counters.reached(Limit.OUTGOING)
             raise MisuseError("too many group requests are waiting for answers")
         to = None if remote.endpoint_id is None or remote.mode is Mode.GROUP else self._alone(context, remote)
+        if remote.endpoint_id is not None and to is None:
+            _refuse_redirectable(message)
         protected, exchange = protect_request(context, context.sender, to_core(message), to=to)
         datagram = coap.encode(protected)
         if outgoing is not None:
@@ -675,10 +714,14 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
         """Protect a response under the group's present Sender Context, at the moment it leaves. Returns the
         datagram that was sent, None if it could not be."""
         try:
+            alone = self._groups.responding(incoming.group, incoming.exchange)
+        except GroupcoapError as error:  # whoever asked has left meanwhile: nothing is wrong here
+            log.info("group %s: response not sent: %s", incoming.group, error)
+            return None
+        try:
             sender = self._groups.current(incoming.group).sender
             if sender is None:
                 raise MisuseError("a pure listener cannot respond")
-            alone = self._groups.responding(incoming.group, incoming.exchange)
             to = None if alone is None else (self._groups.current(incoming.group), alone)
             protected = protect_response(sender, incoming.exchange, message, to=to)
             if incoming.final_block is not None:  # a proxy has cut the request into pieces: this answers the last

@@ -13,7 +13,7 @@ from typing import Any
 from aiocoap import Context, Message
 from aiocoap.pipe import Pipe
 
-from ..errors import Busy, Limit, MisuseError
+from ..errors import Busy, GroupcoapError, Limit, MisuseError
 from .limits import Limits, Places, Reached
 from .remote import GroupRemote
 from .serving import BoundedMessageManager, BoundedTokenManager, Key
@@ -36,7 +36,11 @@ class GroupMessageManager(BoundedMessageManager):
         if message.code.is_response() and not self._wanted(message):
             # The base class drops what No-Response excludes, and acknowledges the request if it must be.
             message.opt.no_response = 1 << message.code.class_ - 1
-        return super().send_message(message, messageerror_monitor)
+        try:
+            return super().send_message(message, messageerror_monitor)
+        except GroupcoapError:
+            self.abandon(message)  # or all that is sent to the same member would wait for its acknowledgement
+            raise
 
     def _wanted(self, message: Message) -> bool:
         """Whether this response is sent: pure listeners send none; No-Response (RFC 7967) decides if the request
@@ -79,6 +83,25 @@ class GroupMessageManager(BoundedMessageManager):
             waiting = self._backlogs[message.remote]
             waiting[:] = [entry for entry in waiting if entry[0] is not message]
 
+    def _continue_backlog(self, remote: GroupRemote) -> None:
+        """Send what has waited for an earlier message. If it cannot be sent any more, since its receiver has left,
+        say, that belongs to who asked for it: nobody else is there to be told. Then it is the next one's turn."""
+        failed: list[tuple[Message, Exception]] = []
+        while True:
+            waiting = self._backlogs.get(remote)
+            message = waiting[0][0] if waiting else None
+            try:
+                super()._continue_backlog(remote)
+                break
+            except GroupcoapError as problem:
+                assert message is not None  # or nothing was sent
+                self._active_exchanges.pop((message.remote, message.mid))[1].cancel()
+                failed.append((message, problem))
+        for message, cause in failed:
+            pipe = (self.token_manager.outgoing_requests or {}).get((message.token, remote))
+            if pipe is not None:
+                pipe.add_exception(cause)
+
     def next_message_id(self) -> int:
         """A Message ID for a message that bypasses this layer."""
         number: int = self._next_message_id()
@@ -92,9 +115,12 @@ def _goes_on(request: Message, response: Message) -> bool:
 
 def ends_observation(response: Message) -> bool:
     """Whether a listener ends its observation with this response: an error, or an answer to this very request that
-    is no notification. An absent Observe option alone says nothing, it is not protected; a Partial IV is."""
-    number = response.remote.provenance.sequence_number
-    return not response.code.is_successful() or (response.opt.observe is None and number is None)
+    is no notification. Where Observe travels outside, its absence alone says nothing, for it is not protected; a
+    Partial IV is."""
+    remote = response.remote
+    if not response.code.is_successful():
+        return True
+    return response.opt.observe is None and (remote.observe_inside or remote.provenance.sequence_number is None)
 
 
 def _refuse(limit: Limit) -> None:

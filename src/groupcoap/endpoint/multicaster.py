@@ -396,6 +396,7 @@ class Observation:
         for endpoint_id in endpoint_ids if group == self._multicaster.group else ():
             if endpoint_id in self.streams:
                 self.streams[endpoint_id]._end()
+            self._conversation.leave_out(endpoint_id)
 
     def _stop(self) -> None:
         """End all streams, and wait for nothing more."""

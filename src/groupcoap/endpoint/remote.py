@@ -125,7 +125,8 @@ class GroupRemote(SocketRemote):
 
     On a received message it also carries the `provenance`, and on a request what is needed to answer. `awaited`:
     who is expected to answer what is sent there, if that is to be remembered beyond the process. `mode`: of
-    requests to a member; None: pairwise where there is such a mode."""
+    requests to a member; None: pairwise where there is such a mode. `observe_inside`: of an answer, that its
+    Observe option is authentic, and so is the lack of one."""
 
     def __init__(
         self,
@@ -139,10 +140,12 @@ class GroupRemote(SocketRemote):
         locally_multicast: bool = False,
         awaited: Awaited | None = None,
         mode: Mode | None = None,
+        observe_inside: bool = False,
     ) -> None:
         super().__init__(address, local)
         self.awaited = awaited
         self.mode = mode
+        self.observe_inside = observe_inside
         self.group = group
         self.endpoint_id = endpoint_id
         self.provenance = provenance

@@ -5,6 +5,7 @@ The file holds Master Secrets. The endpoint's private key is not in it but in th
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from pathlib import Path
@@ -21,7 +22,14 @@ from ..errors import MisuseError
 from ..membership import COAP_PORT, Epoch, GroupAddress, GroupConfiguration, Member, Role, SecurityParameters
 from ..secret import Secret
 from .documents import DocumentKind, Field, Json, read_document, write_document
-from .identity import IDENTITY_FILE, DeviceIdentity, credential_json, load_identity, read_credential
+from .identity import (
+    IDENTITY_FILE,
+    DeviceIdentity,
+    credential_json,
+    load_identity,
+    read_credential,
+    read_opaque_credential,
+)
 
 GROUP_SUFFIX = ".group.json"
 """What the name of every group file ends in."""
@@ -87,11 +95,11 @@ def read_group(path: Path) -> GroupFile:
     document = read_document(path, KIND)
     members = document.members(
         ("name", "profile", "aead", "kdf", "signature", "roles", "addresses", "policy", "epochs"),
-        ("identity", *_OPTIONAL),
+        ("identity", *OPTIONAL_PARAMETERS),
     )
     roles = _roles(members["roles"])
     identity = None if roles == {Role.PURE_LISTENER} else _identity(path, members.get("identity"))
-    algorithms = _algorithms(members)
+    algorithms = read_parameters(members)
     if identity is not None and identity.signature != algorithms.signature:
         members["signature"].fault(f"the identity has a key for {identity.signature.name} instead")
     epochs = tuple(_epoch(entry, algorithms, identity) for entry in members["epochs"].items(at_least=1))
@@ -101,7 +109,7 @@ def read_group(path: Path) -> GroupFile:
         configuration = GroupConfiguration(
             name=members["name"].text(),
             profile=algorithms.profile,
-            addresses=_addresses(members["addresses"]),
+            addresses=read_addresses(members["addresses"]),
             roles=roles,
             epochs=epochs,
             policy=_policy(members["policy"]),
@@ -119,7 +127,7 @@ def save_group(
     body: Json = {
         "name": configuration.name,
         **({} if pure else {"identity": identity}),
-        **_parameters_json(configuration.parameters),
+        **parameters_json(configuration.parameters),
         "roles": _roles_json(configuration.roles),
         "addresses": [str(address) for address in configuration.addresses],
         "policy": _policy_json(configuration.policy),
@@ -134,7 +142,7 @@ def shared_json(group: GroupConfiguration, epoch: Epoch) -> Json:
     del shared["own_id"]
     return {
         "group": group.name,
-        **_parameters_json(group.parameters),
+        **parameters_json(group.parameters),
         "addresses": [str(address) for address in group.addresses],
         **shared,
     }
@@ -144,24 +152,25 @@ def read_shared(entry: Field) -> GroupConfiguration:
     """What `shared_json` has made, as it is to a pure listener. `FileFault` if it cannot be used."""
     epoch_names = ("gid", "master_secret", "members", "departed")
     members = entry.members(
-        ("group", "profile", "aead", "kdf", "signature", "addresses", *epoch_names), ("master_salt", *_OPTIONAL)
+        ("group", "profile", "aead", "kdf", "signature", "addresses", *epoch_names),
+        ("master_salt", *OPTIONAL_PARAMETERS),
     )
-    algorithms = _algorithms(members)
+    algorithms = read_parameters(members)
     shared = {name: members[name].value for name in (*epoch_names, "master_salt") if name in members}
     epoch = _epoch(replace(entry, value={**shared, "own_id": None}), algorithms, None)
     with entry.refusing():
         return GroupConfiguration(
             name=members["group"].text(),
             profile=algorithms.profile,
-            addresses=_addresses(members["addresses"]),
+            addresses=read_addresses(members["addresses"]),
             roles=frozenset({Role.PURE_LISTENER}),
             epochs=(epoch,),
             **_given(algorithms),
         )
 
 
-_OPTIONAL = ("group_encryption", "key_agreement", "sign_protected", "manager_credential")
-"""What a group file has only where its profile has it too."""
+OPTIONAL_PARAMETERS = ("group_encryption", "key_agreement", "sign_protected", "manager_credential")
+"""What a file has of `parameters_json` only where the profile has it too."""
 
 
 def _given(parameters: SecurityParameters) -> dict[str, Any]:
@@ -171,7 +180,8 @@ def _given(parameters: SecurityParameters) -> dict[str, Any]:
     return given
 
 
-def _algorithms(members: dict[str, Field]) -> SecurityParameters:
+def read_parameters(members: dict[str, Field]) -> SecurityParameters:
+    """What `parameters_json` has made, from among these members. `FileFault` if the profile has no such thing."""
     with members["profile"].refusing():
         profile = profile_by_name(members["profile"].text())
     aead: AeadAlgorithm | None = None
@@ -198,11 +208,15 @@ def _algorithms(members: dict[str, Field]) -> SecurityParameters:
     if "sign_protected" in members:
         parameters = replace(parameters, sign_protected=members["sign_protected"].boolean())
     if "manager_credential" in members:
-        parameters = replace(parameters, manager_credential=_credential(members["manager_credential"], parameters))
+        parameters = replace(parameters, manager_credential=_manager(members["manager_credential"], parameters))
+    elif profile.rules.binds_credentials:
+        needed = "needs a 'manager_credential', that of its Group Manager, which every message is bound to"
+        members["profile"].fault(f"{profile.name} {needed}; restore it from a copy, or provision the group anew")
     return parameters
 
 
-def _parameters_json(parameters: SecurityParameters) -> Json:
+def parameters_json(parameters: SecurityParameters) -> Json:
+    """A group's algorithms and its Group Manager's credential, as members of a document."""
     agreement, manager = parameters.key_agreement, parameters.manager_credential
     encryption = parameters.group_encryption
     return {
@@ -217,7 +231,18 @@ def _parameters_json(parameters: SecurityParameters) -> Json:
     }
 
 
-def _credential(entry: Field, parameters: SecurityParameters) -> Credential:
+def _manager(entry: Field, parameters: SecurityParameters) -> Credential:
+    """The Group Manager's credential. Its key may be of another algorithm than the members': where messages are
+    bound to it, it is opaque (Group OSCORE §2.1.6)."""
+    if not parameters.profile.rules.binds_credentials:
+        return usable_credential(entry, parameters)
+    credential = read_opaque_credential(entry)
+    with entry.refusing():
+        parameters.authenticated(credential)
+    return credential
+
+
+def usable_credential(entry: Field, parameters: SecurityParameters) -> Credential:
     """A credential that is usable in the group."""
     credential = read_credential(entry, parameters.signature)
     with entry.refusing():
@@ -240,7 +265,8 @@ def _roles_json(roles: frozenset[Role]) -> list[str]:
     return [role.value for role in Role if role in roles]
 
 
-def _addresses(entry: Field) -> tuple[GroupAddress, ...]:
+def read_addresses(entry: Field) -> tuple[GroupAddress, ...]:
+    """A group's multicast addresses. `FileFault` if there is none, or one stands there twice."""
     addresses = []
     for item in entry.items(at_least=1):
         with item.refusing():
@@ -318,7 +344,22 @@ def _epoch(entry: Field, parameters: SecurityParameters, identity: DeviceIdentit
     if credential is not None:
         with fields["own_id"].refusing():
             parameters.authenticated(credential)
+    if parameters.profile.rules.binds_credentials:
+        own = () if credential is None else (("this device", credential),)
+        with fields["members"].refusing():
+            check_formats((*((member.name, member.credential) for member in members), *own))
     return Epoch(gid, secret, own_id, private_key, members, departed, salt, credential)
+
+
+def check_formats(credentials: Iterable[tuple[str, Credential]]) -> None:
+    """Whether these (whose, credential) are all of one format, as those of a group's members must be (Group OSCORE
+    §2.4). `MisuseError` otherwise."""
+    first: tuple[str, Credential] | None = None
+    for name, credential in credentials:
+        first = first or (name, credential)
+        if credential.kind is not first[1].kind:
+            one, other = f"{first[0]} has {first[1].kind.value}", f"{name} has {credential.kind.value}"
+            raise MisuseError(f"all members of a group have credentials of one format, but {one} and {other}")
 
 
 def _own_credential(
@@ -336,10 +377,15 @@ def _check_own(entry: Field, member: Member, identity: DeviceIdentity, algorithm
 
 def _members(entry: Field, common: CommonContext, parameters: SecurityParameters) -> tuple[Member, ...]:
     members: dict[bytes, Member] = {}
+    keys: dict[bytes, str] = {}
     for item in entry.items():
         member = _member(item, common, parameters)
         if member.endpoint_id in members:
             item.fault(f"Endpoint ID {member.endpoint_id.hex()!r} stands here twice")
+        key = member.credential.public_key(parameters.signature).data
+        if key in keys and parameters.profile.rules.binds_credentials:  # which knows members by their keys
+            item.fault(f"has the same key as {keys[key]!r}, and either could speak in the other's name")
+        keys[key] = member.name
         members[member.endpoint_id] = member
     return tuple(members.values())
 
@@ -349,7 +395,7 @@ def _member(entry: Field, common: CommonContext, parameters: SecurityParameters)
     roles = _roles(fields["roles"])
     if Role.PURE_LISTENER in roles:
         fields["roles"].fault("a pure listener has no Endpoint ID, so it is not listed")
-    credential = _credential(fields["credential"], parameters)
+    credential = usable_credential(fields["credential"], parameters)
     return Member(_endpoint_id(fields["id"], common), fields["name"].text(), roles, credential)
 
 

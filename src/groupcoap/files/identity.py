@@ -69,11 +69,16 @@ def save_identity(path: Path, identity: DeviceIdentity) -> None:
 
 def read_credential(entry: Field, algorithm: SignatureAlgorithm) -> Credential:
     """A credential with a usable key for this algorithm. `FileFault` otherwise."""
-    members = entry.members(("kind", "data"))
-    credential = Credential(members["kind"].choice(CredentialKind), members["data"].hex(1))
+    credential = read_opaque_credential(entry)
     with entry.refusing():
         credential.public_key(algorithm)
     return credential
+
+
+def read_opaque_credential(entry: Field) -> Credential:
+    """A credential whose key is of no concern. `FileFault` if it cannot be read."""
+    members = entry.members(("kind", "data"))
+    return Credential(members["kind"].choice(CredentialKind), members["data"].hex(1))
 
 
 def credential_json(credential: Credential) -> Json:

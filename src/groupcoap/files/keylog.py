@@ -2,8 +2,9 @@
 
     {"format": "groupcoap-key-log", "version": 1, "group": "room", "profile": …, "gid": …, "master_secret": …}
 
-One JSON object per line and Security Context, as a pure listener would know it: no private keys. A line names its
-profile, so that groups of several profiles may stand in one file, as may those of several endpoints.
+One JSON object per line and Security Context, as a pure listener would know it: no private keys, so that what two
+members say to each other in pairwise mode (Group OSCORE §8) stays between them. A line names its profile, so that
+groups of several profiles may stand in one file, as may those of several endpoints.
 
 A line is written at once and survives the death of its process. Who writes holds the file's lock, so a last line
 without its newline is what a killed process has left: readers pass over it, and the next writer removes it.
@@ -37,8 +38,8 @@ log = logging.getLogger("groupcoap.keylog")
 class KeyLog:
     """A key log that is appended to. `FileFault` if the file cannot be used; it is made if it does not exist.
 
-    Whoever reads the file can read the group and forge what is not signed: a warning is logged when it is
-    opened."""
+    Whoever reads the file can read the group, but not what is in pairwise mode, and forge what is not signed: a
+    warning is logged when it is opened."""
 
     def __init__(self, path: Path) -> None:
         self.path = Path(os.path.abspath(path))
@@ -48,7 +49,7 @@ class KeyLog:
     def record(self, group: GroupConfiguration, epoch: Epoch) -> None:
         """Write what one of the group's epochs is, unless it stands there already. A failure is logged only: an
         endpoint does its work without a log."""
-        body = {"format": KIND.format, "version": KIND.version, **shared_json(group, _with_own(group, epoch))}
+        body = {"format": KIND.format, "version": KIND.version, **shared_json(group, with_own(epoch))}
         try:
             self._append(json.dumps(body).encode() + b"\n")
         except FileFault as fault:
@@ -106,7 +107,7 @@ def _read(descriptor: int) -> bytes:
         return file.read(MAX_SIZE + 1)
 
 
-def _with_own(group: GroupConfiguration, epoch: Epoch) -> Epoch:
+def with_own(epoch: Epoch) -> Epoch:
     """With this endpoint among the members, since its messages too are to be verified."""
     if epoch.own_id is None or epoch.private_key is None:
         return epoch

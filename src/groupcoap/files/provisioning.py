@@ -27,7 +27,7 @@ from ..membership import Epoch, GroupAddress, GroupConfiguration, Member, Role, 
 from ..secret import Secret
 from .atomic import describe, sync_directory
 from .documents import MAX_TEXT
-from .group import GROUP_SUFFIX, save_group
+from .group import GROUP_SUFFIX, check_formats, save_group
 from .identity import IDENTITY_FILE, DeviceIdentity, generate_identity, load_identity, save_identity
 from .provisioned import STATE_FILE, state_keys
 from .state import EndpointState, extend_unused
@@ -41,6 +41,7 @@ MANAGER_SUFFIX = ".manager.json"
 _DIRECTORY_MODE = 0o755  # whatever the umask: who can write there can put other keys in the place of these
 _PURE = frozenset({Role.PURE_LISTENER})
 _STAGING = ".provisioning-"
+_MANAGER = ".manager"  # no device's name begins so
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,8 @@ class ProvisionedDevice:
 
 @dataclass(frozen=True, slots=True)
 class ProvisionedGroup:
-    """The group that was made."""
+    """The group that was made. `manager`: where the identity of its Group Manager was written, None if there is
+    none, or it was there before."""
 
     plan: GroupPlan
     gid: bytes
@@ -133,22 +135,27 @@ def check_file_name(kind: str, name: str) -> None:
         raise MisuseError(f"{name!r} cannot be a {kind}'s name, for files are named after it")
 
 
-def provision(directory: Path, plan: GroupPlan, devices: Sequence[DevicePlan]) -> ProvisionedGroup:
+def provision(
+    directory: Path, plan: GroupPlan, devices: Sequence[DevicePlan], manager: DeviceIdentity | None = None
+) -> ProvisionedGroup:
     """Make a group: the directories of its new devices in `directory`, and a group file in those of existing ones.
 
-    `directory` must be empty or missing, unless devices exist in it. Whatever goes wrong, nothing is left behind.
+    `manager`: the Group Manager's identity, where the profile binds messages to it; None: a new one, whose file is
+    put beside the devices. `directory` must be empty or missing, unless devices exist in it. Whatever goes wrong,
+    nothing is left behind.
     `MisuseError` if the plan is impossible, `FileFault` if files are in the way, missing or cannot be written,
     `StateLocked` if an existing device is running."""
     _check_devices(devices)
-    _check_directory(directory, devices)
+    binds = plan.profile.rules.binds_credentials
+    new_manager = None
+    if binds and manager is None:
+        new_manager = generate_identity(f"manager of {plan.name}"[:MAX_TEXT], plan.signature, claims=True)
+    _check_directory(directory, devices, None if new_manager is None else _manager_path(directory, plan))
     gid = os.urandom(PREFIX_LENGTH) + bytes(EPOCH_LENGTH)
-    manager = None
-    if plan.profile.rules.binds_credentials:
-        manager = generate_identity(f"manager of {plan.name}"[:MAX_TEXT], plan.signature, claims=True)
-    made = _configure(directory, plan, devices, gid, None if manager is None else manager.credential)
+    made = _configure(directory, plan, devices, gid, _manager_credential(plan, manager or new_manager))
     try:
         with ExitStack() as undo:
-            _write(directory, plan, made, manager, undo)
+            _write(directory, plan, made, new_manager, undo)
             undo.pop_all()
     except OSError as error:
         raise FileFault(directory, f"cannot be provisioned ({describe(error)}); nothing was made") from None
@@ -165,8 +172,25 @@ def provision(directory: Path, plan: GroupPlan, devices: Sequence[DevicePlan]) -
             )
             for device in made
         ),
-        None if manager is None else directory / f"{plan.name}{MANAGER_SUFFIX}",
+        None if new_manager is None else _manager_path(directory, plan),
     )
+
+
+def _manager_path(directory: Path, plan: GroupPlan) -> Path:
+    return directory / f"{plan.name}{MANAGER_SUFFIX}"
+
+
+def _manager_credential(plan: GroupPlan, manager: DeviceIdentity | None) -> Credential | None:
+    if manager is None:
+        return None
+    if not plan.profile.rules.binds_credentials:
+        raise MisuseError(f"{plan.profile.name} binds messages to no Group Manager")
+    if manager.signature != plan.signature:
+        raise MisuseError(
+            f"the manager's key is for {manager.signature.name}, the group uses {plan.signature.name}; "
+            "choose the signature algorithm accordingly"
+        )
+    return _credential(plan, manager)
 
 
 def new_master_salt(profile: Profile) -> bytes:
@@ -186,7 +210,7 @@ def _check_devices(devices: Sequence[DevicePlan]) -> None:
         raise MisuseError("nobody in this group would listen; add a listener")
 
 
-def _check_directory(directory: Path, devices: Sequence[DevicePlan]) -> None:
+def _check_directory(directory: Path, devices: Sequence[DevicePlan], manager: Path | None) -> None:
     try:
         present = set(os.listdir(directory)) if os.path.lexists(directory) else set()
     except (OSError, ValueError) as error:
@@ -195,8 +219,15 @@ def _check_directory(directory: Path, devices: Sequence[DevicePlan]) -> None:
         if name.startswith(_STAGING):
             left = directory / name
             raise FileFault(directory, f"has keys in it that an interrupted provision has left; run: rm -r {left}")
-    if present and not any(device.existing for device in devices):
+    managers = set() if manager is None else {manager.name} & present
+    if present - managers and not any(device.existing for device in devices):
         raise FileFault(directory, "is not empty; choose another one, or let devices that are there --join")
+    if managers:
+        raise FileFault(
+            directory / managers.pop(),
+            "exists already, and holds the private key of a group's manager; give the new group another name, or, "
+            "if no device is in that group any more, move this file away",
+        )
     for device in devices:
         if device.existing and device.name not in present:
             raise FileFault(directory / device.name, "does not exist; only a device that is there can join")
@@ -217,6 +248,8 @@ def _configure(
         if identity is not None and endpoint_id is not None
     )
     _refuse_shared_keys(plan.signature, members)
+    if plan.profile.rules.binds_credentials:
+        _refuse_mixed_formats(members)
     made = []
     for device, identity, endpoint_id in zip(devices, identities, ids, strict=True):
         key = None if identity is None else identity.private_key
@@ -279,6 +312,14 @@ def _refuse_shared_keys(algorithm: SignatureAlgorithm, members: Sequence[Member]
         seen[key] = member.name
 
 
+def _refuse_mixed_formats(members: Sequence[Member]) -> None:
+    """Before anything is written: nobody could read such a group's files."""
+    try:
+        check_formats((member.name, member.credential) for member in members)
+    except MisuseError as error:
+        raise MisuseError(f"{error}; give every device an identity with a credential of the same") from None
+
+
 def _public_key(credential: Credential, algorithm: SignatureAlgorithm) -> bytes:
     return credential.public_key(algorithm).data
 
@@ -297,16 +338,14 @@ def _write(
 ) -> None:
     """Everything that could fail happens before the first new directory gets its name."""
     _make_directory(directory, undo)
-    if manager is not None:
-        path = directory / f"{plan.name}{MANAGER_SUFFIX}"
-        save_identity(path, manager)
-        undo.callback(path.unlink, missing_ok=True)
     staging = directory / f"{_STAGING}{os.urandom(6).hex()}"
     os.mkdir(staging)
     undo.callback(shutil.rmtree, staging, ignore_errors=True)
     for device in made:
         if not device.plan.existing:
             _write_new(staging / device.plan.name, plan.name, device)
+    if manager is not None:  # before any device has the group: who removes what is staged must not lose this key
+        _write_manager(staging / _MANAGER, _manager_path(directory, plan), manager, undo)
     for device in made:
         if device.plan.existing:
             _add_to(directory / device.plan.name, plan.name, device, undo)
@@ -317,6 +356,15 @@ def _write(
             undo.callback(shutil.rmtree, target, ignore_errors=True)
     os.rmdir(staging)
     sync_directory(directory)
+
+
+def _write_manager(staged: Path, path: Path, manager: DeviceIdentity, undo: ExitStack) -> None:
+    """Whole or not at all, and never in the place of another."""
+    save_identity(staged, manager)
+    os.link(staged, path)
+    undo.callback(path.unlink, missing_ok=True)
+    sync_directory(path.parent)
+    os.unlink(staged)
 
 
 def _make_directory(directory: Path, undo: ExitStack) -> None:
