@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ def text_of(path: Path) -> str:
     return path.read_text("utf-8")
 
 
+@cache
 def defined_in(path: Path) -> set[str]:
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
     return {node.name for node in ast.walk(ast.parse(text_of(path))) if isinstance(node, kinds)}

@@ -115,7 +115,8 @@ def other_algorithm(document: dict[str, Any]) -> None:
 
 def other_member(document: dict[str, Any]) -> None:
     members = {member["name"]: member for member in document["epochs"][0]["members"]}
-    members["switch-1"]["credential"] = members["lamp-1"]["credential"]
+    one, other = members["switch-1"], members["lamp-1"]
+    one["credential"], other["credential"] = other["credential"], one["credential"]
 
 
 def other_name(document: dict[str, Any]) -> None:

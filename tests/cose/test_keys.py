@@ -214,8 +214,7 @@ def test_p384_verifies_rfc_6979_a_2_6() -> None:
     private = signature_algorithm(-35).private_key(
         Secret(
             bytes.fromhex(
-                "6b9d3dad2e1b8c1c05b19875b6659f4de23c3b667bf297ba9aa47740787137d8"
-                "96d5724e4c70a825f872c9ea60d2edf5"
+                "6b9d3dad2e1b8c1c05b19875b6659f4de23c3b667bf297ba9aa47740787137d896d5724e4c70a825f872c9ea60d2edf5"
             )
         )
     )

@@ -10,7 +10,7 @@ from history_model import Answered, Asked, Broken, Content, Promise
 
 from groupcoap.core import coap
 from groupcoap.core.coap import Message
-from groupcoap.core.contexts import SenderContext
+from groupcoap.core.contexts import RecipientContext, SenderContext
 from groupcoap.core.requests import Trace
 from groupcoap.cose.keys import DEFAULT_SIGNATURE
 
@@ -33,9 +33,11 @@ class Wish:
 
 
 class Air:
-    """The memory of the whole history. A token or a name is given out once."""
+    """The memory of the whole history. A token or a name is given out once. `clear_signatures`: they stand in the
+    option, beside what is encrypted."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, clear_signatures: bool = True) -> None:
+        self._clear_signatures = clear_signatures
         self.datagrams: list[Datagram] = []
         self.wishes: dict[bytes, Wish] = {}
         self._names = count(1)
@@ -74,9 +76,12 @@ class Air:
 
     # ---- nonces
 
-    def ledger(self, sender: SenderContext) -> Callable[[Trace], None]:
-        """Keeps account of the nonces that this sender uses. `Broken` if one comes a second time."""
+    def ledger(self, sender: SenderContext, to: RecipientContext | None = None) -> Callable[[Trace], None]:
+        """Keeps account of the nonces that this sender uses with its key for the group, or with the one for a
+        member alone. `Broken` if one comes a second time."""
         key = sender.key.reveal()
+        if to is not None:
+            key = b"/".join((key, to.recipient_id, to.credential or b""))
 
         def use(trace: Trace) -> None:
             if (key, trace.nonce) in self._used:
@@ -96,41 +101,67 @@ class Air:
     # ---- insides
 
     def note_request(
-        self, sender: SenderContext, protected: Message, wish: Wish, repeat: bytes | None, *, genuine: bool = True
+        self,
+        sender: SenderContext,
+        protected: Message,
+        wish: Wish,
+        repeat: bytes | None,
+        *,
+        genuine: bool = True,
+        alone: bytes | None = None,
     ) -> Asked:
-        """Remember who has made this request."""
+        """Remember who has made this request, and whom it is for."""
         option, inside = protection(protected)
         number = partial_iv(option)
         assert number is not None
         gid, kid = sender.common.gid, sender.sender_id
-        asked = Asked(gid, kid, number, wish.content, repeat, wish.name, genuine)
+        asked = Asked(gid, kid, number, wish.content, repeat, wish.name, genuine, alone)
         self._note(option, inside, asked)
         self.took(gid, kid, number)
         return asked
 
     def note_answer(
-        self, sender: SenderContext, protected: Message, asked: Asked, content: Content, *, genuine: bool = True
+        self,
+        sender: SenderContext,
+        protected: Message,
+        asked: Asked,
+        content: Content,
+        *,
+        genuine: bool = True,
+        alone: bool = False,
+        notification: bool = False,
     ) -> Answered:
         """Remember who has made this answer."""
         option, inside = protection(protected)
         to = (asked.gid, asked.kid, asked.number)
-        answered = Answered(sender.common.gid, sender.sender_id, partial_iv(option), to, content, genuine)
+        number, gid = partial_iv(option), sender.common.gid
+        answered = Answered(gid, sender.sender_id, number, to, content, genuine, alone, notification)
         self._note(option, inside, answered)
         return answered
 
     def _note(self, option: bytes, inside: bytes, made: Asked | Answered) -> None:
-        signature, rest = _without_signature(option)
+        signature, rest = self._without_signature(option)
         self._made[rest, inside] = signature, made
 
     def inside_of(self, message: Message) -> Asked | Answered | None:
-        """Who made what is protected of this message; None: nobody did. The signature is not under encryption: with
-        another one it is still what some member has made, but nobody's in particular."""
+        """Who made what is protected of this message; None: nobody did. A signature that is not under encryption
+        may be another: then it is still what some member has made, but nobody's in particular."""
         option, inside = protection(message)
-        signature, rest = _without_signature(option)
+        signature, rest = self._without_signature(option)
         made = self._made.get((rest, inside))
         if made is None or made[0] == signature:
             return None if made is None else made[1]
         return replace(made[1], genuine=False)
+
+    def _without_signature(self, option: bytes) -> tuple[bytes, bytes]:
+        """(signature, what is left) of an Object-Security value."""
+        if not self._clear_signatures:
+            return b"", option
+        at = 1 + (option[0] & 7) if option else 0
+        if at < len(option) and option[0] & 0x10:
+            at += 1 + option[at]
+        end = at + DEFAULT_SIGNATURE.signature_length
+        return option[at:end], option[:at] + option[end:]
 
 
 # ---- what anybody can do to a datagram
@@ -169,14 +200,5 @@ def protection(message: Message) -> tuple[bytes, bytes]:
 
 def partial_iv(option: bytes) -> int | None:
     """The Partial IV in an Object-Security value."""
-    length = option[0] & 7
+    length = option[0] & 7 if option else 0
     return int.from_bytes(option[1 : 1 + length], "big") if length else None
-
-
-def _without_signature(option: bytes) -> tuple[bytes, bytes]:
-    """(signature, what is left) of an Object-Security value."""
-    at = 1 + (option[0] & 7) if option else 0
-    if at < len(option) and option[0] & 0x10:
-        at += 1 + option[at]
-    end = at + DEFAULT_SIGNATURE.signature_length
-    return option[at:end], option[:at] + option[end:]

@@ -17,18 +17,18 @@ from typing import Any, TypeVar
 
 import pytest
 from history_air import Air, Wish
+from history_model import DRAFT as DRAFT_RULES
+from history_model import GROUP_OSCORE as GROUP_OSCORE_RULES
 from history_model import Asked, Incoming, NodeModel, Policy, Promise
+from suites import DRAFT, Suite
 from world import Source
 
 from groupcoap.core.coap import Message
 from groupcoap.core.contexts import CommonContext, SecurityContext
 from groupcoap.core.exchange import IncomingExchange, OutgoingExchange, outgoing_exchange
-from groupcoap.core.multicast_oscore_04 import MULTICAST_OSCORE_04
 from groupcoap.core.policy import GroupPolicy, Verification
 from groupcoap.core.synchronization import Method, SynchronizationPolicy
-from groupcoap.cose.algorithms import DEFAULT_AEAD, Kdf
-from groupcoap.cose.credentials import Credential, CredentialKind
-from groupcoap.cose.keys import DEFAULT_SIGNATURE, PrivateKey
+from groupcoap.cose.keys import PrivateKey
 from groupcoap.endpoint.groups import Groups, ListenerPolicy
 from groupcoap.endpoint.limits import Limits
 from groupcoap.errors import StateLost
@@ -111,6 +111,16 @@ class Storage:
         """Nothing is waited for."""
 
 
+def make_ids_fit(monkeypatch: pytest.MonkeyPatch, suite: Suite) -> None:
+    """The longest Endpoint ID that there is is shorter where nonces are."""
+    longest = suite.common_context(bytes(12), Secret(b"any"), b"").max_id_length
+    before = IDS[LOCK]
+    assert before is not None
+    if len(before) > longest:
+        monkeypatch.setitem(IDS, LOCK, before[:longest])
+        monkeypatch.setitem(PLACE_OF, before[:longest], LOCK)
+
+
 def virtual_storage(monkeypatch: pytest.MonkeyPatch) -> Storage:
     """What every history needs. Reservations and journals are small, so that their ends are met."""
     storage = Storage()
@@ -145,12 +155,13 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 @dataclass(frozen=True)
 class Setup:
     """What a history begins with. `methods`: the group's, the fan's, the lock's. `verification`: of lamp, fan and
-    lock; None: by resource. `overlooked`: see `NodeModel`."""
+    lock; None: by resource. `overlooked`: see `NodeModel`. `suite`: what the group is protected with."""
 
     methods: tuple[Method, Method, Method] = (Method.CHALLENGE_RESPONSE, Method.BASELINE, Method.BEST_EFFORT)
     verification: tuple[Verification | None, ...] = (Verification.ALWAYS,) * 3
     max_gap: int | None = None
     overlooked: tuple[Promise, ...] = ()
+    suite: Suite = DRAFT
 
 
 @dataclass(frozen=True)
@@ -165,6 +176,12 @@ class GroupEpoch:
     left: frozenset[bytes]
     grace: float
     follows: bool
+    suite: Suite
+
+    @property
+    def salt(self) -> bytes:
+        """The Master Salt, where there is one."""
+        return sha256(b"salt of " + self.gid).digest()[:8] if self.suite.bound else b""
 
     @property
     def common(self) -> CommonContext:
@@ -176,14 +193,11 @@ class GroupEpoch:
         return self._common(Secret(b"a guess"))
 
     def _common(self, secret: Secret) -> CommonContext:
-        return CommonContext(
-            profile=MULTICAST_OSCORE_04,
-            aead=DEFAULT_AEAD,
-            kdf=Kdf.HKDF_SHA_256,
-            signature=DEFAULT_SIGNATURE,
-            master_secret=secret,
-            gid=self.gid,
-        )
+        return self.suite.common_context(self.gid, secret, self.salt)
+
+    def owner(self, kid: bytes) -> PrivateKey | None:
+        """The key of who has this Endpoint ID."""
+        return next((key for place, key in self.keys.items() if IDS[place] == kid), None)
 
     def owns(self, kid: bytes, key: PrivateKey) -> bool:
         """Whether this is the key of who has this Endpoint ID."""
@@ -192,7 +206,7 @@ class GroupEpoch:
     def members(self, unknown: str | None = None) -> tuple[Member, ...]:
         """Those with an Endpoint ID, less one."""
         return tuple(
-            Member(kid, place, frozenset({Role.LISTENER}), Credential(CredentialKind.RAW_KEY, key.public_key.data))
+            Member(kid, place, frozenset({Role.LISTENER}), self.suite.credential(key.public_key))
             for place, key in self.keys.items()
             if (kid := IDS[place]) is not None and place != unknown
         )
@@ -227,6 +241,7 @@ class Process:
     pending: list[Pending] = field(default_factory=list)
     outgoing: dict[bytes, list[OutgoingExchange]] = field(default_factory=dict)
     doubts: list[Doubt] = field(default_factory=list)
+    answers: Counter[tuple[bytes, bytes]] = field(default_factory=Counter)
 
     def uses(self, context: SecurityContext) -> bool:
         """As in `GroupMessageInterface`: whether a pending exchange needs this."""
@@ -274,7 +289,8 @@ class Group:
 
     def __init__(self, directory: Path, storage: Storage, setup: Setup | None = None) -> None:
         self.setup = setup or Setup()
-        self.air = Air()
+        self.suite = self.setup.suite
+        self.air = Air(clear_signatures=not self.suite.bound)
         self.reached: Counter[str] = Counter()
         self.loop = VirtualLoop()
         self.formers: list[Former] = []
@@ -285,7 +301,9 @@ class Group:
         self._entropy = count(1)
         self._prefix = 0
         self.epochs = [
-            GroupEpoch(0, self._gid(0), {place: self._new_key() for place in IDS}, frozenset(), 0.0, True)
+            GroupEpoch(
+                0, self._gid(0), {place: self._new_key() for place in IDS}, frozenset(), 0.0, True, self.suite
+            )
         ]
         self.nodes: dict[str, Node] = {}
         try:
@@ -342,11 +360,14 @@ class Group:
         verification = policy.verification
 
         def waives(resource: bytes) -> bool:
+            if self.suite.bound:  # every signature is verified first (Group OSCORE §7.2)
+                return False
             if callable(verification):
                 return resource in WAIVED
             return verification not in (None, Verification.ALWAYS)
 
-        return Policy(method.value, CHALLENGE_LIFETIME, RECHALLENGE_AFTER, self.setup.max_gap, waives)
+        rules = GROUP_OSCORE_RULES if self.suite.bound else DRAFT_RULES
+        return Policy(method.value, CHALLENGE_LIFETIME, RECHALLENGE_AFTER, self.setup.max_gap, waives, rules)
 
     def _tell(
         self, node: Node, epoch: GroupEpoch, departed: frozenset[bytes], unknown: str | None
@@ -356,13 +377,15 @@ class Group:
         members = epoch.members(unknown)
         gone = departed - {member.endpoint_id for member in members}
         private = None if own is None else node.key
+        credential = None if private is None else self.suite.credential(private.public_key)
+        secret = epoch.common.master_secret
         configuration = GroupConfiguration(
             GROUP,
-            MULTICAST_OSCORE_04,
-            (GroupAddress(ADDRESS),),
-            frozenset({Role.PURE_LISTENER if own is None else Role.LISTENER}),
-            (Epoch(epoch.gid, epoch.common.master_secret, own, private, members, gone),),
-            GroupPolicy(self._synchronization(self.setup.methods[0]), grace=epoch.grace),
+            addresses=(GroupAddress(ADDRESS),),
+            roles=frozenset({Role.PURE_LISTENER if own is None else Role.LISTENER}),
+            epochs=(Epoch(epoch.gid, secret, own, private, members, gone, epoch.salt, credential),),
+            policy=GroupPolicy(self._synchronization(self.setup.methods[0]), grace=epoch.grace),
+            **self.suite.of_configuration,
         )
         node.told[epoch.index] = configuration
         return configuration
@@ -524,7 +547,7 @@ class Group:
         self._prefix += fresh_prefix
         number = 0 if fresh_prefix else int.from_bytes(last.gid[8:], "big") + 1
         self.epochs.append(
-            GroupEpoch(last.index + 1, self._gid(number), keys, _ids(leaving), grace, not fresh_prefix)
+            GroupEpoch(last.index + 1, self._gid(number), keys, _ids(leaving), grace, not fresh_prefix, self.suite)
         )
         for place in newcomers:
             self._fill(place)
@@ -553,7 +576,7 @@ class Group:
         members = tuple(member for member in told.members if member.endpoint_id not in ids)
         self._amend(node, replace(told, members=members, departed=told.departed | ids))
         self.loop.within(lambda: node.source.tell(MemberLeft(GROUP, gid, ids)))
-        node.model.members_left(gid, ids)
+        node.model.members_left(ids)
 
     def learn(self, node: Node) -> None:
         """The node is told the credentials that it was not told before."""

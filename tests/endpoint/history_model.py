@@ -1,4 +1,5 @@
-"""What must become of every message in a history, by multicast-oscore-04 §7 to §10 alone.
+"""What must become of every message in a history, by multicast-oscore-04 §7 to §10 alone, or by Group OSCORE §5 to
+§9 (`Rules` is where they differ).
 
 Nothing here knows the implementation: no bytes, no contexts, no windows. The page leaves a few things open (whether
 a record counts that was being written when the process died; whether a signature that need not be verified is). So
@@ -55,6 +56,21 @@ class Content:
     payload: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """In what the pages differ. `original_echo`: only an echo that repeats the challenged request is delivered, and
+    a Repeat value that nobody sent is refused; otherwise any is, and such a value may be challenged anew, or is
+    good enough while the keys are young. `long_exchanges`: a group request may be answered several times.
+    `inner_observe`: nothing depends on Observe outside."""
+
+    original_echo: bool = True
+    long_exchanges: bool = False
+    inner_observe: bool = False
+
+
+DRAFT = Rules()
+GROUP_OSCORE = Rules(original_echo=False, long_exchanges=True, inner_observe=True)
+
 RequestId = tuple[bytes, bytes, int]
 """Gid, kid, sequence number"""
 
@@ -62,7 +78,7 @@ RequestId = tuple[bytes, bytes, int]
 @dataclass(frozen=True, slots=True)
 class Asked:
     """A request as it was made. `name`: which wish of the application it serves; an echo has that of the original.
-    `genuine`: signed with the key that this kid has under this Gid."""
+    `genuine`: signed with the key that this kid has under this Gid. `alone`: whom it is for in pairwise mode."""
 
     gid: bytes
     kid: bytes
@@ -71,6 +87,7 @@ class Asked:
     repeat: bytes | None
     name: int
     genuine: bool
+    alone: bytes | None = None
 
     @property
     def identity(self) -> RequestId:
@@ -79,7 +96,8 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A response as it was made. `number` is None where it has the nonce of the request `to` which it was made."""
+    """A response as it was made. `number` is None where it has the nonce of the request `to` which it was made.
+    `alone`: for the requester, in pairwise mode. `notification`: Observe is in it."""
 
     gid: bytes
     kid: bytes
@@ -87,6 +105,8 @@ class Answered:
     to: RequestId
     content: Content
     genuine: bool
+    alone: bool = False
+    notification: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +135,7 @@ class Policy:
     rechallenge_after: float
     max_gap: int | None
     waives: Callable[[bytes], bool]
+    rules: Rules = DRAFT
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,11 +181,15 @@ class Sender:
             and number - self.highest > gap
         )
 
-    def after(self, policy: Policy, arrival: Arrival, now: float, repeat: bytes) -> tuple[Outcome, Sender]:
+    def after(
+        self, policy: Policy, arrival: Arrival, now: float, repeat: bytes, established: float | None
+    ) -> tuple[Outcome, Sender]:
         """What an authentic request with a new number leads to (§9). `repeat`: the value of the 4.03, if one was
-        sent."""
+        sent. `established`: when a renewal brought the keys, if that is known."""
         asked = arrival.inside
         assert isinstance(asked, Asked)
+        if asked.repeat is not None and not policy.rules.original_echo:
+            return self._after_any_echo(policy, arrival, asked, now, repeat, established)
         if asked.repeat is not None:
             return self._after_echo(policy, arrival, asked, now)
         if self.synchronized and not self.is_far(policy, asked.number):
@@ -202,6 +227,33 @@ class Sender:
         original = challenge.compared == (asked.content, arrival.observe)
         return (Outcome.DELIVERED if original else Outcome.DROPPED), after
 
+    def _after_any_echo(
+        self,
+        policy: Policy,
+        arrival: Arrival,
+        asked: Asked,
+        now: float,
+        repeat: bytes,
+        established: float | None,
+    ) -> tuple[Outcome, Sender]:
+        """Of Group OSCORE §9."""
+        valid = tuple(c for c in self.challenges if now <= c.made + policy.lifetime)
+        known = next((c for c in valid if c.repeat == asked.repeat), None)
+        # Only in pairwise mode does it say whom it is for: another's would be as young.
+        recent = established is not None and now - established < policy.lifetime
+        young = recent and not valid and asked.alone is not None
+        if known is None and not young:
+            if self.synchronized or policy.method != "challenge-response":
+                return Outcome.DROPPED, self
+            return self._challenge(policy, arrival, asked, now, repeat)
+        if self.synchronized:
+            after = self.accepting(asked.number)
+        elif asked.number > self.highest:
+            after = self.starting_at(asked.number)
+        else:
+            return Outcome.DROPPED, self
+        return Outcome.DELIVERED, replace(after, challenges=tuple(c for c in self.challenges if c is not known))
+
     def restarted(self) -> set[Sender]:
         """What may have been stored of this. Challenges never are; numbers that were accepted always are."""
         kept = replace(self, challenges=())
@@ -221,24 +273,28 @@ Senders = frozenset[Sender]
 
 @dataclass(slots=True)
 class Context:
-    """A Security Context at a node: who it knows, who has left, how long it takes requests."""
+    """A Security Context at a node: who it knows, who has left, how long it takes requests, when a renewal brought
+    it."""
 
     own: bytes | None
     known: set[bytes]
     departed: set[bytes]
     generation: int
     until: float = inf
+    established: float | None = None
 
 
 @dataclass(slots=True)
 class Exchange:
     """A request that this node has made and collects answers to. `remembered`: also by the process after this one,
-    as long as its Gid is the current one."""
+    as long as its Gid is the current one; `resumed`: it is that one. `peer`: whom alone it is for."""
 
     request: RequestId
     observes: bool
     notified: dict[bytes, tuple[int, int]]
     remembered: bool
+    peer: bytes | None = None
+    resumed: bool = False
     answered: set[bytes] = field(default_factory=set)
 
 
@@ -290,14 +346,17 @@ class NodeModel:
             older.until = min(older.until, now)
             older.departed |= gone
         previous = self.contexts.get(self.current)
-        if previous is not None and grace:
+        if previous is not None and grace and follows is True:
             previous.until = now + grace
         self._generation += 1
         known = set(known)
         if follows is not False and previous is not None:
             self._carry_over(gid, known, surely=follows is True, gone=gone)
-        self.contexts[gid] = Context(own, known, gone - known, self._generation)
+        self.contexts[gid] = Context(own, known, gone - known, self._generation, established=now)
         self.current = gid
+        if not self.policy.rules.original_echo:  # Group OSCORE §9: no Echo value outlives a renewal
+            for key, states in self.senders.items():
+                self.senders[key] = frozenset(replace(state, challenges=()) for state in states)
 
     def _carry_over(self, gid: bytes, known: set[bytes], *, surely: bool, gone: set[bytes]) -> None:
         """Who installs one renewal after the other stays synchronized: every number under the new keys is new."""
@@ -332,6 +391,8 @@ class NodeModel:
             for token, exchanges in self.exchanges.items()
             if exchanges[-1].remembered and exchanges[-1].request[0] == gid
         }
+        for exchanges in self.exchanges.values():
+            exchanges[-1].resumed = True
         self._generation += 1
         known = set(known)
         self.contexts = {gid: Context(own, known, set(departed) - known, self._generation)}
@@ -344,10 +405,11 @@ class NodeModel:
         self.exchanges.clear()
         self.current = b""
 
-    def members_left(self, gid: bytes, kids: Iterable[bytes]) -> None:
-        context = self.contexts[gid]
-        context.departed |= set(kids)
-        context.known -= set(kids)
+    def members_left(self, kids: Iterable[bytes]) -> None:
+        """These have left, and are heard under no Gid any more."""
+        for context in self.contexts.values():
+            context.departed |= set(kids)
+            context.known -= set(kids)
 
     # ---- requests
 
@@ -386,7 +448,9 @@ class NodeModel:
         if not isinstance(asked, Asked) or not self._could_speak(asked):
             self.broken(Promise.MEMBERS, f"delivered: {asked}")
             return
-        if asked.identity in self.delivered or asked.name in self.wishes:
+        # Where any echo is delivered, whoever is challenged twice may well wish the same twice.
+        again = asked.name in self.wishes and (self.policy.rules.original_echo or asked.repeat is None)
+        if asked.identity in self.delivered or again:
             self.broken(Promise.ONCE, f"{asked}")
         self.delivered.add(asked.identity)
         self.wishes.add(asked.name)
@@ -398,6 +462,7 @@ class NodeModel:
             and asked.kid in context.known
             and asked.kid not in context.departed
             and asked.kid != context.own
+            and asked.alone in (None, context.own)
             and (asked.genuine or self._may_waive(asked))
         )
 
@@ -421,7 +486,8 @@ class NodeModel:
                 possible.add((Outcome.DROPPED, state))
                 if not self._would_waive(asked, state):
                     continue
-            possible.add(state.after(self.policy, arrival, now, repeat))
+            established = self.contexts[asked.gid].established
+            possible.add(state.after(self.policy, arrival, now, repeat, established))
             if state.highest < 0 and state.is_far(self.policy, asked.number):
                 # how far it is from no number at all, the page does not say
                 possible.add((Outcome.DELIVERED, state.accepting(asked.number)))
@@ -440,7 +506,8 @@ class NodeModel:
         if not self._could_speak(asked):
             return False
         if arrival.address is None:
-            return asked.repeat is not None or asked.content.code in (GET, FETCH)
+            alone = asked.alone is not None
+            return alone or asked.repeat is not None or asked.content.code in (GET, FETCH)
         return arrival.address and asked.repeat is None
 
     # ---- answers
@@ -464,8 +531,13 @@ class NodeModel:
             answer = arrival.inside
             assert isinstance(answer, Answered)
             exchange.answered.add(answer.kid)
-            if exchange.observes and answer.number is not None:
+            if self._is_long(exchange) and answer.number is not None:
                 exchange.notified[answer.kid] = self._place(answer)
+
+    def _is_long(self, exchange: Exchange) -> bool:
+        """Whether several answers of one listener are taken."""
+        to_all = exchange.peer is None and not exchange.resumed  # what came before a restart is not known
+        return exchange.observes or (self.policy.rules.long_exchanges and to_all)
 
     def _place(self, answer: Answered) -> tuple[int, int]:
         return self.contexts[answer.gid].generation, answer.number or 0
@@ -487,8 +559,14 @@ class NodeModel:
             return False
         if answer.kid not in context.known or answer.kid in context.departed:
             return False
+        if exchange.peer not in (None, answer.kid):
+            return False
+        inner = self.policy.rules.inner_observe
+        notification = answer.notification if inner else arrival.observe is not None
+        if notification and not exchange.observes:
+            return False
         if answer.number is None:
-            return arrival.observe is None and answer.kid not in exchange.answered
-        if exchange.observes:
+            return not notification and answer.kid not in exchange.answered
+        if self._is_long(exchange):
             return self._place(answer) > exchange.notified.get(answer.kid, (-1, -1))
-        return arrival.observe is None and answer.kid not in exchange.answered
+        return answer.kid not in exchange.answered

@@ -17,6 +17,8 @@ from groupcoap.core.coap import Message
 from groupcoap.endpoint.endpoint import Endpoint
 from groupcoap.endpoint.listener import Listener
 
+pytestmark = pytest.mark.usefixtures("each_profile")
+
 BODY = bytes(range(256)) * 10
 
 

@@ -20,6 +20,8 @@ from groupcoap.endpoint.listener import Listener
 from groupcoap.endpoint.multicaster import KNOWN, Multicaster
 from groupcoap.errors import MisuseError
 
+pytestmark = pytest.mark.usefixtures("each_profile")
+
 
 async def test_every_listener_acts_and_answers_and_is_known() -> None:
     world = World(listeners=3)

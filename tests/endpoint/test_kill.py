@@ -44,7 +44,9 @@ from groupcoap.files.state import EndpointState, StateKey
 
 pytestmark = pytest.mark.processes
 
-ENOUGH = 50
+KILLS = 100
+"""Under each profile."""
+ENOUGH = 30
 """Of anything that is looked at in the end, for each member: there was something to be seen."""
 BATCH = 32
 """Datagrams sent at once: they fit into a socket's buffer."""
@@ -80,14 +82,15 @@ class Victim:
             time.sleep(0.00005)
 
 
+@pytest.mark.usefixtures("each_profile")
 def test_no_number_is_used_twice_and_no_replay_accepted(tmp_path: Path) -> None:
     """Seen from what was sent, and from what listeners have acted on and multicasters have taken for an answer."""
     scene = Scene(tmp_path)
     with Recorder(scene, attacks=0.2) as recorder:
         multicasters = [Victim(multicaster, scene, kid) for kid in scene.world.switch_ids]
         listening = [Victim(listener, scene, kid) for kid in scene.world.lamp_ids]
-        met = kill_again_and_again([*multicasters, *listening], 200)
-    assert sum(met.values()) == 200
+        met = kill_again_and_again([*multicasters, *listening], KILLS)
+    assert sum(met.values()) == KILLS
     assert min(met[RESERVING], met[RECORDING], met[COMPACTING]) > 0
     recorded = recorder.recording
     assert set(recorded.heard) <= {datagram for _, datagram in recorded.copies}
@@ -155,12 +158,14 @@ def kill_again_and_again(victims: list[Victim], times: int) -> Counter[int]:
 # ---- what was sent
 
 
-def check_nonces(scene: Scene, sent: Iterable[tuple[object, bytes]]) -> None:
+def check_nonces(scene: Scene, sent: Iterable[tuple[tuple[str, int], bytes]]) -> None:
     """Under one key no nonce stands for two messages. It is made of the Partial IV of the sender, or is the
-    request's, which one answer of each listener may use."""
+    request's, which one answer of each listener may use. One count of numbers is for all keys of a sender: so it
+    does not in two modes either."""
     common = common_context(scene.world)
     requests = Requests(scene)
     used: dict[tuple[bytes, ...], bytes] = {}
+    pairwise: Counter[bool] = Counter()
     nonce: tuple[bytes, ...]
     for _, datagram in sent:
         message = coap.decode(datagram)
@@ -169,40 +174,53 @@ def check_nonces(scene: Scene, sent: Iterable[tuple[object, bytes]]) -> None:
         prefix = decode_prefix(object_security(message))
         partial_iv = prefix[1]
         if coap.is_request(message.code):
-            kid = common.profile.split_request_option(common, prefix)[0]
+            kid, _, alone = common.profile.split_request_option(common, prefix)
+            assert kid is not None
             assert partial_iv is not None
-            requests.add(kid, partial_iv, message)
+            requests.add(kid, partial_iv, message, alone=alone)
             nonce = (kid, partial_iv)
         else:
-            kid = common.profile.split_response_option(common, prefix)[0]
-            nonce = (kid, partial_iv) if partial_iv else (kid, *requests.answered_by(message))
+            told, _, alone = common.profile.split_response_option(common, prefix)
+            if told is not None and partial_iv:
+                nonce = (told, partial_iv)
+            else:
+                kid, *request = requests.answered_by(message)
+                assert told in (None, kid)
+                nonce = (kid, partial_iv) if partial_iv else (kid, *request)
+        pairwise[alone] += 1
         assert used.setdefault(nonce, datagram) == datagram, f"{nonce} stands for two messages"
     for kid in scene.kids:
         assert sum(nonce[0] == kid for nonce in used) > ENOUGH
+    assert (pairwise[True] > 0) == scene.world.suite.pairwise
 
 
 class Requests:
-    """The requests that were sent, to find the one that an answer without Partial IV belongs to."""
+    """The requests that were sent, to find the one that an answer without Partial IV or without kid belongs to."""
 
     def __init__(self, scene: Scene) -> None:
         self._members = [Member(scene.world, kid) for kid in scene.world.switch_ids]
-        self._sent: dict[tuple[bytes, bytes], set[bytes]] = defaultdict(set)
+        self._sent: dict[tuple[bytes, bytes], set[tuple[bytes, bytes | None]]] = defaultdict(set)
+        self._others = scene.world.lamp_ids
 
-    def add(self, kid: bytes, partial_iv: bytes, message: Message) -> None:
-        self._sent[kid, message.token].add(partial_iv)
+    def add(self, kid: bytes, partial_iv: bytes, message: Message, *, alone: bool) -> None:
+        """`alone`: it was for one. Who that is does not depend on where it went: a challenge may have come from
+        anywhere."""
+        self._sent[kid, message.token] |= {(partial_iv, peer) for peer in (self._others if alone else [None])}
 
-    def answered_by(self, message: Message) -> tuple[bytes, bytes]:
-        """(kid, Partial IV) of the request. Tokens come again in another life, so it is the one that fits."""
+    def answered_by(self, message: Message) -> tuple[bytes, bytes, bytes]:
+        """(who answers, kid and Partial IV of the request). Tokens come again in another life, so it is the one
+        that fits."""
         found = []
         for member in self._members:
             kid = member.sender.sender_id
-            for partial_iv in self._sent[kid, message.token]:
+            for partial_iv, peer in self._sent[kid, message.token]:
                 nonce = member.context.common.nonce(kid, partial_iv)
                 ids = (kid, partial_iv, member.context.gid)
-                exchange = outgoing_exchange(member.context, ids, member.sender.bind(partial_iv), nonce, False)
+                bind = member.sender.bind
+                exchange = outgoing_exchange(member.context, ids, bind(partial_iv), nonce, False, peer)
                 with suppress(Rejected):
-                    decrypt_response(member.registry, exchange, message)
-                    found.append((kid, partial_iv))
+                    answer = decrypt_response(member.registry, exchange, message)
+                    found.append((answer.sender_id, kid, partial_iv))
         assert len(found) == 1
         return found[0]
 

@@ -18,6 +18,8 @@ from groupcoap.endpoint.multicaster import Multicaster
 from groupcoap.endpoint.network import NetworkOptions
 from groupcoap.files.state import EndpointState, StateKey
 
+pytestmark = pytest.mark.usefixtures("each_profile")
+
 
 @pytest.fixture
 def world() -> World:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 import pytest
+import suites
 from devices import answers, eventually, lamps, put, switch
 from wire import Member, Peer
 from world import Source, World
@@ -22,6 +23,8 @@ from groupcoap.endpoint.limits import Limits
 from groupcoap.endpoint.lookups import FIRST_BACKOFF, MAX_BACKOFF, CredentialLookups
 from groupcoap.errors import Busy, EnvironmentFault, Limit, Reason, Rejected
 from groupcoap.membership import GroupConfiguration, MemberLeft
+
+pytestmark = pytest.mark.usefixtures("each_profile")
 
 STRANGER = b"\x77"
 LIMITS = Limits(lookups=8, waiting_per_lookup=3, not_found=16)
@@ -46,15 +49,11 @@ class SlowSource(Source):
         return self.credentials.get(endpoint_id)
 
 
-def raw(key: PublicKey) -> Credential:
-    return Credential(CredentialKind.RAW_KEY, key.data)
-
-
 async def test_a_request_waits_for_its_senders_credential() -> None:
     world = World(listeners=1)
     stranger = Member(world, STRANGER)
     source = SlowSource([world.configuration(world.lamp_ids[0])])
-    source.credentials[STRANGER] = raw(stranger.key.public_key)
+    source.credentials[STRANGER] = world.suite.credential(stranger.key.public_key)
     async with lamps(world, source=source) as [(lamp, light)], switch(world) as multicaster, Peer() as peer:
         peer.send(stranger.request(b"from a stranger"), stranger.group)
         await source.asked.wait()
@@ -81,7 +80,7 @@ async def test_its_answer_comes_and_can_be_verified() -> None:
     world = World(listeners=1)
     stranger = Member(world, STRANGER)
     source = world.source(world.lamp_ids[0])
-    source.credentials[STRANGER] = raw(stranger.key.public_key)
+    source.credentials[STRANGER] = world.suite.credential(stranger.key.public_key)
     async with lamps(world, source=source), Peer() as peer:
         message, exchange = stranger.protect()
         peer.send(message, stranger.group)
@@ -94,10 +93,15 @@ async def test_an_answer_waits_for_its_senders_credential_too() -> None:
     world = World(listeners=1)
     lamp_id = world.lamp_ids[0]
     newcomers = World(
-        listeners=0, keys=dict(world.keys), secret=world.secret, gid=world.gid, addresses=world.addresses
+        listeners=0,
+        keys=dict(world.keys),
+        secret=world.secret,
+        salt=world.salt,
+        gid=world.gid,
+        addresses=world.addresses,
     )
     source = newcomers.source(world.switch_ids[0])
-    source.credentials[lamp_id] = raw(world.keys[lamp_id].public_key)
+    source.credentials[lamp_id] = world.suite.credential(world.keys[lamp_id].public_key)
     async with lamps(world), switch(newcomers, source=source) as multicaster:
         async with multicaster.request(put(b"on"), roster=[lamp_id]) as collection:
             got = await answers(collection)
@@ -123,29 +127,32 @@ async def test_the_senders_credential_is_another_key() -> None:
     world = World(listeners=1)
     stranger = Member(world, STRANGER)
     source = world.source(world.lamp_ids[0])
-    source.credentials[STRANGER] = raw(DEFAULT_SIGNATURE.generate().public_key)
+    source.credentials[STRANGER] = world.suite.credential(DEFAULT_SIGNATURE.generate().public_key)
     async with lamps(world, source=source) as [(lamp, light)], Peer() as peer:
         peer.send(stranger.request(), stranger.group)
-        await eventually(lambda: lamp.counters.rejected == {Reason.SIGNATURE_FAILED: 1})
+        # Where messages are bound to it, nothing can be decrypted with another credential.
+        reason = Reason.DECRYPTION_FAILED if world.suite.bound else Reason.SIGNATURE_FAILED
+        await eventually(lambda: lamp.counters.rejected == {reason: 1})
         assert light.requests == []
 
 
-async def test_who_is_no_member_causes_no_look_up() -> None:
-    """AEAD goes first: outsiders cost nothing but its time."""
+async def test_who_is_no_member_causes_no_look_up_unless_it_takes_the_credential_to_tell() -> None:
+    """AEAD goes first: outsiders cost nothing but its time. Where it takes the credential it cannot."""
     world = World(listeners=1)
     outsider = Member(World(gid=world.gid, addresses=world.addresses), STRANGER)
     source = world.source(world.lamp_ids[0])
     async with lamps(world, source=source) as [(lamp, _)], Peer() as peer:
         peer.send(outsider.request(), outsider.group)
-        await eventually(lambda: lamp.counters.rejected == {Reason.DECRYPTION_FAILED: 1})
-        assert source.looked_up == []
+        reason = Reason.NO_PUBLIC_KEY if world.suite.bound else Reason.DECRYPTION_FAILED
+        await eventually(lambda: lamp.counters.rejected == {reason: 1})
+        assert source.looked_up == ([STRANGER] if world.suite.bound else [])
 
 
 async def test_only_so_many_messages_of_one_sender_wait_and_each_is_delivered_once() -> None:
     world = World(listeners=1)
     stranger = Member(world, STRANGER)
     source = SlowSource([world.configuration(world.lamp_ids[0])])
-    source.credentials[STRANGER] = raw(stranger.key.public_key)
+    source.credentials[STRANGER] = world.suite.credential(stranger.key.public_key)
     async with lamps(world, source=source, limits=LIMITS) as [(lamp, light)], Peer() as peer:
         for number in range(5):
             peer.send(stranger.request(b"%d" % number), stranger.group)
@@ -161,7 +168,7 @@ async def test_the_same_datagram_twice_while_its_sender_is_looked_up() -> None:
     world = World(listeners=1)
     stranger = Member(world, STRANGER)
     source = SlowSource([world.configuration(world.lamp_ids[0])])
-    source.credentials[STRANGER] = raw(stranger.key.public_key)
+    source.credentials[STRANGER] = world.suite.credential(stranger.key.public_key)
     async with lamps(world, source=source) as [(lamp, light)], Peer() as peer:
         datagram = stranger.request(b"once")
         peer.send(datagram, stranger.group)
@@ -177,7 +184,7 @@ async def test_a_retransmission_while_the_sender_is_looked_up_is_no_replay() -> 
     world = World(listeners=1)
     stranger = Member(world, STRANGER)
     source = SlowSource([world.configuration(world.lamp_ids[0])])
-    source.credentials[STRANGER] = raw(stranger.key.public_key)
+    source.credentials[STRANGER] = world.suite.credential(stranger.key.public_key)
     async with lamps(world, source=source) as [(lamp, light)], Peer() as peer:
         message, exchange = stranger.protect(b"", code=coap.GET, kind=coap.CON)
         for _ in range(2):
@@ -196,7 +203,7 @@ async def test_a_member_that_left_while_it_was_looked_up() -> None:
     world = World(listeners=1)
     stranger = Member(world, STRANGER)
     source = SlowSource([world.configuration(world.lamp_ids[0])])
-    source.credentials[STRANGER] = raw(stranger.key.public_key)
+    source.credentials[STRANGER] = world.suite.credential(stranger.key.public_key)
     async with lamps(world, source=source) as [(lamp, light)], Peer() as peer:
         peer.send(stranger.request(), stranger.group)
         await source.asked.wait()
@@ -232,7 +239,7 @@ async def test_closing_gives_up_what_is_under_way() -> None:
     world = World(listeners=1)
     stranger = Member(world, STRANGER)
     source = SlowSource([world.configuration(world.lamp_ids[0])])
-    source.credentials[STRANGER] = raw(stranger.key.public_key)
+    source.credentials[STRANGER] = world.suite.credential(stranger.key.public_key)
     async with lamps(world, source=source) as [(_, light)], Peer() as peer:
         peer.send(stranger.request(), stranger.group)
         await source.asked.wait()
@@ -244,11 +251,21 @@ async def test_closing_gives_up_what_is_under_way() -> None:
 # ---- the table itself, with times as arguments
 
 
-def make() -> tuple[CredentialLookups, Source, SecurityContext, dict[bytes, PublicKey]]:
+def make() -> tuple[CredentialLookups, Source, SecurityContext, dict[bytes, Credential]]:
+    """`learned`: what would have become known to the group."""
     world = World()
     source = world.source(world.lamp_ids[0])
-    learned: dict[bytes, PublicKey] = {}
-    table = CredentialLookups(source, lambda group, gid, kid, key: learned.update({kid: key}), LIMITS)
+    learned: dict[bytes, Credential] = {}
+
+    def learn(group: str, gid: bytes, kid: bytes, credential: Credential) -> PublicKey:
+        """As `Groups.learn`: nothing is learned of a credential that is not usable."""
+        parameters = world.suite.parameters
+        key = credential.public_key(parameters.signature)
+        parameters.authenticated(credential)
+        learned[kid] = credential
+        return key
+
+    table = CredentialLookups(source, learn, LIMITS)
     return table, source, Member(world, world.lamp_ids[0]).context, learned
 
 
@@ -267,7 +284,7 @@ async def test_each_time_the_wait_is_twice_as_long() -> None:
     for attempt in range(1, 12):
         assert await ask(table, context, STRANGER, now) is None
         assert len(source.looked_up) == attempt
-        until_then, waited = table._not_found._entries["room", context.gid, STRANGER][1]
+        until_then, waited = table._not_found._entries[("room", context.gid, STRANGER), None][1]
         assert waited == backoff
         with pytest.raises(Rejected) as caught:
             table.request(context, STRANGER, HOST, until_then - 0.01, lambda key: None)
@@ -278,15 +295,59 @@ async def test_each_time_the_wait_is_twice_as_long() -> None:
     assert len(source.looked_up) == 11
 
 
+async def test_what_one_host_has_invented_does_not_count_against_another() -> None:
+    """Where nothing has been verified, anybody may have named a member whose credential is not there yet."""
+    table, source, context, _ = make()
+    now = asyncio.get_running_loop().time()
+    answered: list[PublicKey | None] = []
+    for host in (HOST, "192.0.2.2"):
+        answered.clear()
+        source.looked_up.clear()
+        table.request(context, STRANGER, host, now, answered.append, unverified=True)
+        await eventually(lambda: len(answered) == len(source.looked_up) > 0)
+        with pytest.raises(Rejected) as caught:
+            table.request(context, STRANGER, host, now, answered.append, unverified=True)
+        assert caught.value.reason is Reason.NO_PUBLIC_KEY
+        assert source.looked_up == [STRANGER]
+    await table.close()
+
+
+async def test_who_waits_with_many_makes_room_for_others() -> None:
+    world = World()
+    source = SlowSource([world.configuration(world.lamp_ids[0])])
+    context = Member(world, world.lamp_ids[0]).context
+    table = CredentialLookups(source, lambda *_: world.keys[world.lamp_ids[0]].public_key, LIMITS)
+    found: list[str] = []
+
+    def waiting(host: str, number: int) -> None:
+        table.request(context, STRANGER, host, 0.0, lambda key: found.append(f"{host} {number}"))
+
+    for number in range(LIMITS.waiting_per_lookup):
+        waiting("a", number)
+    for host in ("b", "c"):
+        waiting(host, 0)
+    for host in ("a", "b", "d"):  # one place for each now
+        with pytest.raises(Busy) as caught:
+            waiting(host, 1)
+        assert caught.value.limit is Limit.WAITING_PER_LOOKUP
+    source.credentials[STRANGER] = world.suite.credential(DEFAULT_SIGNATURE.generate().public_key)
+    source.answer.set()
+    await eventually(lambda: len(found) == LIMITS.waiting_per_lookup)
+    assert found == ["a 0", "b 0", "c 0"]
+    await table.close()
+
+
 async def test_found_after_all() -> None:
     table, source, context, learned = make()
     now = asyncio.get_running_loop().time()
     assert await ask(table, context, STRANGER, now) is None
     key = DEFAULT_SIGNATURE.generate().public_key
-    source.credentials[STRANGER] = raw(key)
+    source.credentials[STRANGER] = credential = suites.default.credential(key)
     later = now + FIRST_BACKOFF + 1
-    assert await ask(table, context, STRANGER, later) is not None
-    assert learned[STRANGER].data == key.data
+    found = await ask(table, context, STRANGER, later)
+    assert found is not None
+    assert found.data == key.data
+    assert learned == {STRANGER: credential}
     assert await ask(table, context, STRANGER, later) is not None  # the bad memory is gone
 
 
@@ -297,11 +358,22 @@ async def test_a_credential_without_a_key_of_the_groups_algorithm() -> None:
     assert learned == {}
 
 
+async def test_a_raw_key_where_messages_are_bound_to_credentials() -> None:
+    """It says nothing of its algorithm (Group OSCORE §2.4)."""
+    table, source, context, learned = make()
+    key = DEFAULT_SIGNATURE.generate().public_key
+    source.credentials[STRANGER] = Credential(CredentialKind.RAW_KEY, key.data)
+    found = await ask(table, context, STRANGER, 0.0)
+    assert (found is None) == suites.default.bound
+    assert (learned == {}) == suites.default.bound
+
+
 async def test_only_so_many_look_ups_at_once() -> None:
     world = World()
     source = SlowSource([world.configuration(world.lamp_ids[0])])
     context = Member(world, world.lamp_ids[0]).context
-    table = CredentialLookups(source, lambda *_: None, LIMITS)
+    nobody = world.keys[world.lamp_ids[0]].public_key
+    table = CredentialLookups(source, lambda *_: nobody, LIMITS)
     found: list[PublicKey | None] = []
     for number in range(LIMITS.lookups):
         table.request(context, number.to_bytes(2, "big"), HOST, 0.0, found.append)

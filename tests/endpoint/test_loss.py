@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
+from itertools import cycle
 
 import aiocoap
 import pytest
@@ -15,6 +16,7 @@ from children import Child, Link
 from devices import Light, answers, eventually, get, light_site, put
 from namespaces import Host, Lan, why_not
 from relay import FAIR, Weather
+from suites import DRAFT, GROUP_OSCORE, Suite
 from world import BASELINE, BEST_EFFORT, CHALLENGE, Source, World
 
 from groupcoap.core.policy import GroupPolicy
@@ -60,14 +62,15 @@ def lan() -> Iterator[Lan]:
 
 @dataclass(frozen=True)
 class Building:
-    """A group for each synchronization method, all with the same members and with addresses of both IP versions."""
+    """A group for each synchronization method, all with the same members and with addresses of both IP versions.
+    They are protected with the suites in turn."""
 
     worlds: tuple[World, ...]
 
     @classmethod
-    def new(cls, *, without: str = "") -> Building:
+    def new(cls, *suites: Suite, without: str = "") -> Building:
         worlds = []
-        for number, (name, method) in enumerate(METHODS.items(), 1):
+        for number, ((name, method), suite) in enumerate(zip(METHODS.items(), cycle(suites), strict=False), 1):
             if name == without:
                 continue
             addresses = (
@@ -75,7 +78,7 @@ class Building:
                 GroupAddress(IPv6Address(f"ff35:30:2001:db8::{number}")),
             )
             policy = GroupPolicy(synchronization=method)
-            worlds.append(World(name, listeners=LISTENERS, addresses=addresses, policy=policy))
+            worlds.append(World(name, listeners=LISTENERS, addresses=addresses, policy=policy, suite=suite))
         return cls(tuple(worlds))
 
     @property
@@ -238,11 +241,14 @@ def start_switch(building: Building, version: int, switch: Host, hosts: list[Hos
 # ---- what is shown
 
 
-@pytest.mark.parametrize("version", [4, 6])
-@pytest.mark.parametrize("loss", [0.1, 0.3])
-def test_every_listener_answers_or_is_named_missing(lan: Lan, loss: float, version: int) -> None:
+@pytest.mark.parametrize(
+    ("loss", "version", "suite"),
+    [(0.1, 4, DRAFT), (0.1, 6, GROUP_OSCORE), (0.3, 4, GROUP_OSCORE), (0.3, 6, DRAFT)],
+    ids=lambda value: value.name if isinstance(value, Suite) else None,
+)
+def test_every_listener_answers_or_is_named_missing(lan: Lan, loss: float, version: int, suite: Suite) -> None:
     """And asked again until nobody is missing, all are reached; nobody acts twice on one request."""
-    building = Building.new()
+    building = Building.new(suite)
     switch, *hosts = [lan.host() for _ in range(LISTENERS + 1)]
     children = start_lamps(building, hosts)
     asking = start_switch(building, version, switch, hosts)
@@ -265,7 +271,8 @@ def test_every_listener_answers_or_is_named_missing(lan: Lan, loss: float, versi
 
 def test_whatever_arrives_is_delivered_or_refused_with_a_reason(lan: Lan) -> None:
     """Late, twice or overtaken: at multicaster and listeners no datagram vanishes between socket and counters."""
-    building = Building.new(without="challenge")  # whose retransmissions and acknowledgements have no counters
+    # not the one that challenges, whose retransmissions and acknowledgements have no counters
+    building = Building.new(DRAFT, GROUP_OSCORE, without="challenge")
     switch, *hosts = [lan.host() for _ in range(LISTENERS + 1)]
     children = start_lamps(building, hosts)
     asking = start_switch(building, 4, switch, hosts)
@@ -285,10 +292,10 @@ def when_all_have_arrived(lan: Lan) -> Counter[str]:
     return counts.arrived
 
 
-@pytest.mark.parametrize("version", [4, 6])
-def test_hosts_whose_interface_goes_away_come_back_by_themselves(lan: Lan, version: int) -> None:
+@pytest.mark.parametrize(("version", "suite"), [(4, GROUP_OSCORE), (6, DRAFT)], ids=["4", "6"])
+def test_hosts_whose_interface_goes_away_come_back_by_themselves(lan: Lan, version: int, suite: Suite) -> None:
     """One is taken down, one is deleted, while all are spoken to over a network that loses datagrams."""
-    building = Building.new()
+    building = Building.new(suite)
     switch, *hosts = [lan.host() for _ in range(LISTENERS + 1)]
     children = start_lamps(building, hosts)
     asking = start_switch(building, version, switch, hosts)
@@ -306,7 +313,7 @@ def test_hosts_whose_interface_goes_away_come_back_by_themselves(lan: Lan, versi
 
 def test_observations_show_the_last_state_once_the_loss_has_stopped(lan: Lan) -> None:
     """Registrations and notifications are lost and overtaken; refreshing mends it."""
-    building = Building.new()
+    building = Building.new(GROUP_OSCORE, DRAFT)
     switch, *hosts = [lan.host() for _ in range(LISTENERS + 1)]
     children = start_lamps(building, hosts)
     lan.hub.weather(weather(0.3))

@@ -248,6 +248,7 @@ def test_a_member_on_one_interface_hears_that_one_only(lan: Lan) -> None:
 # ---- several hosts
 
 
+@pytest.mark.usefixtures("each_profile")
 @pytest.mark.parametrize("address", [IPV4, SITE_LOCAL, LINK_LOCAL])
 def test_three_hosts_on_one_hub(lan: Lan, address: str) -> None:
     world = group(address, listeners=3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import aiocoap
+import pytest
 from aiocoap import resource
 from devices import TIMEOUT, Light, answers, eventually, get, lamps, light_site, put, switch
 from world import CHALLENGE, World
@@ -16,6 +17,8 @@ from groupcoap.endpoint.listener import Listener
 from groupcoap.endpoint.multicaster import Answer, Observation
 from groupcoap.errors import Reason
 from groupcoap.membership import MemberLeft
+
+pytestmark = pytest.mark.usefixtures("each_profile")
 
 
 async def take(observation: Observation, count: int) -> list[Answer]:

@@ -19,6 +19,8 @@ from groupcoap.endpoint.endpoint import Endpoint
 from groupcoap.endpoint.listener import Listener
 from groupcoap.errors import Reason
 
+pytestmark = pytest.mark.usefixtures("each_profile")
+
 QUERY = bytes(range(256)) * 10
 
 

@@ -22,6 +22,8 @@ from groupcoap.endpoint.proxy import HostAndPort, Proxy
 from groupcoap.endpoint.remote import GroupRemote
 from groupcoap.errors import Reason
 
+pytestmark = pytest.mark.usefixtures("each_profile")
+
 
 def behind(proxy: ForwardProxy, listeners: Mapping[bytes, HostAndPort] | None = None) -> Proxy:
     host, port = proxy.address

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from devices import TIMEOUT, answers, eventually, get, lamps, put, switch
 from world import BEST_EFFORT, World
 
 from groupcoap.core.policy import GroupPolicy
 from groupcoap.core.synchronization import SynchronizationPolicy
 from groupcoap.errors import Reason
+
+pytestmark = pytest.mark.usefixtures("each_profile")
 
 
 def world_of(listeners: int, synchronization: SynchronizationPolicy = BEST_EFFORT) -> World:

@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 
 import pytest
+import suites
 from devices import Light, answers, eventually, get, light_site, put
 from world import BEST_EFFORT, free_port
 
@@ -28,6 +29,8 @@ from groupcoap.files.provisioning import DevicePlan, GroupPlan, provision
 from groupcoap.files.renewal import renew
 from groupcoap.files.state import EndpointState
 from groupcoap.membership import GroupAddress, Role
+
+pytestmark = pytest.mark.usefixtures("each_profile")
 
 LAMPS = ("lamp-1", "lamp-2", "lamp-3")
 HOSTS = {"switch-1": "127.0.0.2", "lamp-1": "127.0.0.3", "lamp-2": "127.0.0.4", "lamp-3": "127.0.0.5"}
@@ -59,7 +62,7 @@ async def at_home(
     directory: Path, synchronization: SynchronizationPolicy = BEST_EFFORT, grace: float = 0.0
 ) -> AsyncIterator[Home]:
     address = GroupAddress(IPv4Address("224.0.1.187"), free_port())
-    plan = GroupPlan("room", (address,), GroupPolicy(synchronization, grace=grace))
+    plan = GroupPlan("room", (address,), GroupPolicy(synchronization, grace=grace), **suites.default.of_plan)
     devices = [DevicePlan("switch-1", frozenset({Role.MULTICASTER}))]
     devices += [DevicePlan(name, frozenset({Role.LISTENER})) for name in LAMPS]
     provision(directory / "home", plan, devices)

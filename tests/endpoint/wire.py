@@ -13,13 +13,11 @@ from groupcoap.core import coap
 from groupcoap.core.coap import Message
 from groupcoap.core.contexts import CommonContext, SecurityContext, SenderContext
 from groupcoap.core.exchange import OutgoingExchange
-from groupcoap.core.multicast_oscore_04 import MULTICAST_OSCORE_04
 from groupcoap.core.registry import Registry
 from groupcoap.core.requests import protect_request
 from groupcoap.core.responses import DeliveredResponse, decrypt_response
 from groupcoap.core.sequence import SequenceNumbers
-from groupcoap.cose.algorithms import DEFAULT_AEAD, Kdf
-from groupcoap.cose.keys import DEFAULT_SIGNATURE, PrivateKey
+from groupcoap.cose.keys import PrivateKey
 from groupcoap.endpoint.network import SocketAddress
 
 TIMEOUT = 5.0
@@ -103,29 +101,30 @@ class Peer:
 
 
 def common_context(world: World) -> CommonContext:
-    return CommonContext(
-        profile=MULTICAST_OSCORE_04,
-        aead=DEFAULT_AEAD,
-        kdf=Kdf.HKDF_SHA_256,
-        signature=DEFAULT_SIGNATURE,
-        master_secret=world.secret,
-        gid=world.gid,
-    )
+    return world.suite.common_context(world.gid, world.secret, world.master_salt)
 
 
 class Member:
     """Speaks as this Endpoint ID, with its own private key or with another: any member of the group can do that."""
 
     def __init__(self, world: World, kid: bytes, key: PrivateKey | None = None, *, first: int = 0) -> None:
-        common = common_context(world)
-        key = key or world.keys.get(kid) or DEFAULT_SIGNATURE.generate()
+        common, suite = common_context(world), world.suite
+        key = key or world.keys.get(kid) or suite.generate()
         self.key = key
-        self.sender = SenderContext(common, kid, key, SequenceNumbers(first))
+        self.sender = SenderContext(common, kid, key, SequenceNumbers(first), self._credential(world, kid, key))
         keys = {other: world.keys[other].public_key for other in world.keys if other != kid}
-        self.context = SecurityContext(world.name, common, self.sender, keys)
+        found = {other: suite.authenticated(public_key) for other, public_key in keys.items()}
+        credentials = {other: data for other, data in found.items() if data is not None}
+        self.context = SecurityContext(world.name, common, self.sender, keys, credentials=credentials)
         self.registry = Registry()
         self.registry.install(self.context, [address.packed for address in world.addresses])
         self.group: SocketAddress = (str(world.addresses[0].host), world.addresses[0].port)
+
+    @staticmethod
+    def _credential(world: World, kid: bytes, key: PrivateKey) -> bytes | None:
+        """Who speaks as another puts that one's credential into the AAD, as everybody knows it."""
+        own = world.keys.get(kid, key)
+        return world.suite.authenticated(own.public_key)
 
     def protect(
         self,
@@ -134,13 +133,15 @@ class Member:
         code: int = coap.PUT,
         kind: int = coap.NON,
         options: coap.Options = LIGHT,
+        to: bytes | None = None,
     ) -> tuple[Message, OutgoingExchange]:
-        """A protected request, and the exchange for its answers."""
+        """A protected request, and the exchange for its answers; in pairwise mode if it is `to` one member."""
         number = next(_tokens)
         token = number.to_bytes(4, "big")
         ordered = tuple(sorted(options, key=lambda option: option[0]))
         plain = Message(kind, code, number & 0xFFFF, token, ordered, payload)
-        protected = protect_request(self.context, self.sender, plain)
+        alone = None if to is None else self.context.recipient(to)
+        protected = protect_request(self.context, self.sender, plain, to=alone)
         return protected.message, protected.exchange
 
     def request(self, payload: bytes = b"on", **how: int) -> bytes:

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, ip_address
 
-from groupcoap.core.multicast_oscore_04 import MULTICAST_OSCORE_04
+import suites
+from suites import Suite
+
 from groupcoap.core.policy import GroupPolicy
 from groupcoap.core.synchronization import Method, SynchronizationPolicy
-from groupcoap.cose.credentials import Credential, CredentialKind
-from groupcoap.cose.keys import DEFAULT_SIGNATURE, PrivateKey
+from groupcoap.cose.credentials import Credential
+from groupcoap.cose.keys import PrivateKey
 from groupcoap.endpoint.endpoint import Endpoint
 from groupcoap.endpoint.groups import ListenerPolicy
 from groupcoap.endpoint.network import NetworkOptions
@@ -83,13 +85,15 @@ class World:
     keys: dict[bytes, PrivateKey] = field(default_factory=dict)
     secret: Secret = field(default_factory=lambda: Secret(os.urandom(16)))
     gid: bytes = field(default_factory=lambda: os.urandom(8) + bytes(4))
+    suite: Suite = field(default_factory=lambda: suites.default)
+    salt: bytes = field(default_factory=lambda: os.urandom(8))
 
     def __post_init__(self) -> None:
         self.port = free_port()
         if not self.addresses:
             self.addresses = (GroupAddress(IPv4Address("224.0.1.187"), self.port),)
         for kid in (*self.switch_ids, *self.lamp_ids):
-            self.keys.setdefault(kid, DEFAULT_SIGNATURE.generate())
+            self.keys.setdefault(kid, self.suite.generate())
 
     @property
     def switch_ids(self) -> list[bytes]:
@@ -102,7 +106,7 @@ class World:
     @property
     def members(self) -> tuple[Member, ...]:
         def member(kid: bytes, role: Role) -> Member:
-            credential = Credential(CredentialKind.RAW_KEY, self.keys[kid].public_key.data)
+            credential = self.suite.credential(self.keys[kid].public_key)
             return Member(kid, f"{role.value}-{kid.hex()}", frozenset({role}), credential)
 
         return (
@@ -112,13 +116,26 @@ class World:
 
     def epoch(self, kid: bytes | None) -> Epoch:
         key = None if kid is None else self.keys[kid]
-        return Epoch(self.gid, self.secret, kid, key, self.members)
+        credential = None if key is None else self.suite.credential(key.public_key)
+        return Epoch(
+            self.gid, self.secret, kid, key, self.members, master_salt=self.master_salt, credential=credential
+        )
+
+    @property
+    def master_salt(self) -> bytes:
+        """Empty where the profile has none."""
+        return self.salt if self.suite.bound else b""
 
     def configuration(self, kid: bytes | None) -> GroupConfiguration:
         speaking = Role.MULTICASTER if kid in self.switch_ids else Role.LISTENER
         role = Role.PURE_LISTENER if kid is None else speaking
         return GroupConfiguration(
-            self.name, MULTICAST_OSCORE_04, self.addresses, frozenset({role}), (self.epoch(kid),), self.policy
+            self.name,
+            addresses=self.addresses,
+            roles=frozenset({role}),
+            epochs=(self.epoch(kid),),
+            policy=self.policy,
+            **self.suite.of_configuration,
         )
 
     def source(self, kid: bytes | None) -> Source:
@@ -129,6 +146,7 @@ class World:
         number = int.from_bytes(self.gid[8:], "big") + 1
         self.gid = self.gid[:8] + number.to_bytes(4, "big")
         self.secret = Secret(os.urandom(16))
+        self.salt = os.urandom(8)
         for kid, source in sources.items():
             old = source.configurations[0]
             epoch = replace(self.epoch(kid), departed=departed)

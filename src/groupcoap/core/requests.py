@@ -400,7 +400,9 @@ def decrypt_request(
             request = _decrypt_under(context, message, value, prefix, False, now)
             request.settle()
         except Rejected as rejection:
-            if refused.reason is Reason.DECRYPTION_FAILED:
+            # what can be mended comes before other reasons, and those before that it is of another group
+            mends = isinstance(rejection, CredentialNeeded) and not isinstance(refused, CredentialNeeded)
+            if mends or refused.reason is Reason.DECRYPTION_FAILED:
                 refused = rejection
         else:
             return request

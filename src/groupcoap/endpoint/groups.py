@@ -210,8 +210,8 @@ class Groups:
             case MemberLeft(group, gid, endpoint_ids):
                 contexts = self.registry.contexts(group)
                 for context in (context for context in contexts if context.gid == gid):
-                    for other in contexts:  # the same members, whatever they are called there
-                        same = (context.same_member(endpoint_id, other) for endpoint_id in endpoint_ids)
+                    for other in contexts:  # the same members, whatever they are called there, as far as is known
+                        same = (context.same_member(i, other) if context.knows(i) else i for i in endpoint_ids)
                         if other is not context:
                             other.depart([kid for kid in same if kid is not None])
                     context.depart(endpoint_ids)
