@@ -39,7 +39,7 @@ def what_is_missing(module: Path) -> str:
     tests = tests_of(module)
     name = ".".join(module.relative_to("src").with_suffix("").parts)
     coverage = [f"--cov={name}", "--cov-branch", "--cov-report=term-missing", "--cov-fail-under=100"]
-    options = ["-q", "--no-header", "-p", "no:cacheprovider", "--hypothesis-profile=quick"]
+    options = ["-n0", "-q", "--no-header", "-p", "no:cacheprovider", "--hypothesis-profile=quick"]
     with TemporaryDirectory() as directory:
         ran = subprocess.run(
             [sys.executable, "-m", "pytest", *options, *coverage, tests],
