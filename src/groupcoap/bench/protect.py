@@ -35,6 +35,7 @@ from ..cose.algorithms import DEFAULT_AEAD, Kdf, key_agreement_for
 from ..cose.credentials import claims_set
 from ..cose.keys import DEFAULT_SIGNATURE
 from ..endpoint.messages import from_core, to_core
+from ..membership import SecurityParameters
 from ..secret import Secret
 
 DEFAULT_ROUNDS: Final = 120
@@ -111,26 +112,14 @@ class _Group:
     def _common(self, secret: Secret) -> CommonContext:
         """With the parameters that the profile has."""
         if not self.profile.rules.pairwise:
-            return CommonContext(
-                profile=self.profile,
-                aead=DEFAULT_AEAD,
-                kdf=Kdf.HKDF_SHA_256,
-                signature=DEFAULT_SIGNATURE,
-                master_secret=secret,
-                gid=_GID,
-            )
-        return CommonContext(
-            profile=self.profile,
-            aead=DEFAULT_AEAD,
-            kdf=Kdf.HKDF_SHA_256,
-            signature=DEFAULT_SIGNATURE,
-            master_secret=secret,
-            gid=_GID,
+            return SecurityParameters(self.profile).common_context(_GID, secret)
+        parameters = SecurityParameters(
+            self.profile,
             group_encryption=DEFAULT_AEAD,
             key_agreement=key_agreement_for(Kdf.HKDF_SHA_256),
-            master_salt=_SALT,
-            manager_credential=self.manager.authenticated,
+            manager_credential=self.manager,
         )
+        return parameters.common_context(_GID, secret, _SALT)
 
     def _sender(self, common: CommonContext, kid: bytes) -> SenderContext:
         return SenderContext(common, kid, self.keys[kid], SequenceNumbers(), self.credentials[kid].authenticated)
