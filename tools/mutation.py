@@ -60,7 +60,16 @@ RECORD = ROOT / "docs" / "mutation.md"
 MEMORY = 3 << 30
 """Bytes of address space for a mutant's tests: a shift that has become a power would take all there is."""
 
-PYTEST = ["-n0", "-x", "-q", "--tb=no", "-pno:cacheprovider", "-pno:asyncio", "-pno:cov", "--hypothesis-profile=quick"]
+PYTEST = [
+    "-n0",
+    "-x",
+    "-q",
+    "--tb=no",
+    "-pno:cacheprovider",
+    "-pno:asyncio",
+    "-pno:cov",
+    "--hypothesis-profile=quick",
+]
 
 # ---- operators beside Cosmic Ray's own
 
