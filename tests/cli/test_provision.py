@@ -17,6 +17,7 @@ from cryptography.x509.oid import NameOID
 
 from groupcoap.cli import main
 from groupcoap.core.group_oscore import GROUP_OSCORE
+from groupcoap.core.multicast_oscore_04 import MULTICAST_OSCORE_04
 from groupcoap.cose.credentials import Credential, CredentialKind, claims_set
 from groupcoap.errors import FileFault
 from groupcoap.files import provisioning
@@ -129,6 +130,26 @@ def test_a_second_group_of_the_same_devices(tmp_path: Path) -> None:
             for key in state_keys(configuration):
                 assert key.own_id is not None
                 assert state.sequence_numbers(key.group, key.gid, key.own_id).take() == 0
+
+
+JOINING = ("--join", "switch-1=multicaster", "--join", "lamp-1=listener")
+
+
+def test_a_group_that_devices_join_has_the_profile_that_they_have(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "home"
+    assert provisioned(home, "--profile", "group-oscore") == 0
+    assert provisioned(home, "--group", "all", *JOINING) == 0
+    assert group(home, "lamp-1", "all").profile is GROUP_OSCORE
+    assert provisioned(home, "--group", "old", "--profile", "multicast-oscore-04", *JOINING) == 0
+    assert group(home, "lamp-1", "old").profile is MULTICAST_OSCORE_04
+    before = tree(home)
+    assert provisioned(home, "--group", "new", *JOINING) == 2
+    assert "are in groups of group-oscore and multicast-oscore-04; say which with --profile" in (
+        " ".join(capsys.readouterr().err.split())
+    )
+    assert tree(home) == before
 
 
 def test_a_directory_that_is_there_and_empty(tmp_path: Path) -> None:
@@ -429,7 +450,8 @@ def test_the_same_device_in_groups_of_both_profiles(tmp_path: Path) -> None:
     elsewhere = ("--address", "224.0.1.188")
     assert provisioned(home) == 0
     assert provisioned(home, *MODERN, "--group", "hall", *elsewhere, *joining, "--lamps", "1") == 0
-    assert provisioned(home, "--group", "attic", "--join", "lamp-4=listener", "--join", "switch-1=both") == 0
+    back = ("--profile", "multicast-oscore-04", "--group", "attic", "--join", "lamp-4=listener")
+    assert provisioned(home, *back, "--join", "switch-1=both") == 0
     files = load_member(home / "switch-1")
     assert [(c.name, c.profile.name) for c in files.groups] == [
         ("attic", "multicast-oscore-04"),

@@ -275,6 +275,8 @@ def test_why_a_response_is_refused(usual: Group) -> None:
             checker.check_response(changed, to)
     with refused(Reason.MALFORMED):
         request_ids(checker, message)
+    of_its_own = ids._replace(gid=bytes(bytearray(ids.gid)))  # the same bytes in another object
+    assert checker.check_response(message, of_its_own) == checker.check_response(message, ids)
 
 
 def test_who_was_asked_alone_must_say_who_it_is(usual: Group) -> None:
@@ -340,6 +342,7 @@ def test_what_cannot_be_a_group_is_refused(usual: Group) -> None:
         {"gid": b""},
         {"manager_credential": b""},
         {"signature_encryption_key": Secret(bytes(15))},
+        {"signature_encryption_key": Secret(bytes(17))},
         {"encryption": encryption_algorithm(24)},  # whose key has 32 bytes
     ):
         with pytest.raises(MisuseError):

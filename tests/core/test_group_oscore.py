@@ -326,6 +326,17 @@ def test_the_external_aad_of_a_request_has_nine_elements(
     ) == (trace.external_aad)
 
 
+@pytest.mark.parametrize("length", [23, 24, 25])
+def test_an_option_of_any_length_enters_it_as_cbor_has_it(length: int) -> None:
+    sender = make_node(
+        MULTICASTER, common_context(gid=bytes(length - 4))
+    )  # flags, Partial IV, length of the Gid, kid
+    _, _, trace = traced(sender)
+    external_aad = cbor2.loads(trace.external_aad)
+    assert len(external_aad[6]) == length
+    assert trace.aad == cbor2.dumps(["Encrypt0", b"", cbor2.dumps(external_aad)])
+
+
 def test_an_algorithm_that_is_not_set_is_null_in_it() -> None:
     common = group_with(aead=None, key_agreement=None, group_encryption=encryption_algorithm(10))
     _, _, trace = traced(make_node(MULTICASTER, common))

@@ -89,6 +89,18 @@ def unknown(profile: Profile) -> Reason:
     return Reason.REPEAT_UNKNOWN if profile.rules.echo_is_original else Reason.CHALLENGE_PENDING
 
 
+def challenged_anew(
+    profile: Profile, listener: Node, message: Message, policy: SynchronizationPolicy = CHALLENGE, now: float = 0.0
+) -> None:
+    """What becomes of a value that is not awaited when no challenge is open: in Group OSCORE, another one."""
+    if profile.rules.echo_is_original:
+        with refused(Reason.REPEAT_UNKNOWN):
+            receive(listener, message, policy=policy, destination=None, now=now)
+    else:
+        outcome = receive(listener, message, policy=policy, destination=None, now=now)
+        assert isinstance(outcome, ChallengedRequest)
+
+
 # ---- the policy
 
 
@@ -298,16 +310,13 @@ def test_only_the_very_value_that_was_sent_is_an_echo(profile: Profile, wrong: b
 
 
 @pytest.mark.parametrize("policy", [BEST_EFFORT, BASELINE, CHALLENGE], ids=lambda p: p.method.value)
-def test_a_repeat_value_never_asked_for_is_dropped(profile: Profile, policy: SynchronizationPolicy) -> None:
+def test_a_value_never_asked_for_is_dropped_or_challenged_anew(
+    profile: Profile, policy: SynchronizationPolicy
+) -> None:
     sender, listener = pair()
     with refused(Reason.REPEAT_BY_MULTICAST):
         receive(listener, echo(sender, bytes(8)), policy=policy)
-    if policy is CHALLENGE and not profile.rules.echo_is_original:
-        challenged_anew = receive(listener, echo(sender, bytes(8)), policy=policy, destination=None)
-        assert isinstance(challenged_anew, ChallengedRequest)
-    else:
-        with refused(Reason.REPEAT_UNKNOWN):
-            receive(listener, echo(sender, bytes(8)), policy=policy, destination=None)
+    challenged_anew(profile, listener, echo(sender, bytes(8)), policy)
 
 
 def test_a_repeat_in_a_multicast_request_is_dropped_even_if_it_was_asked_for() -> None:
@@ -323,8 +332,11 @@ def test_a_repeat_in_a_multicast_request_is_dropped_even_if_it_was_asked_for() -
 def test_a_repeat_value_of_no_valid_length_is_malformed(profile: Profile, length: int) -> None:
     sender, listener = pair()
     shortest, longest = profile.rules.repeat_lengths
-    with refused(Reason.REPEAT_UNKNOWN if shortest <= length <= longest else Reason.MALFORMED):
-        receive(listener, echo(sender, bytes(length)), policy=BEST_EFFORT, destination=None)
+    if shortest <= length <= longest:
+        challenged_anew(profile, listener, echo(sender, bytes(length)), BEST_EFFORT)
+    else:
+        with refused(Reason.MALFORMED):
+            receive(listener, echo(sender, bytes(length)), policy=BEST_EFFORT, destination=None)
 
 
 def test_the_value_of_one_sender_is_nothing_from_another(profile: Profile) -> None:
@@ -338,12 +350,11 @@ def test_the_value_of_one_sender_is_nothing_from_another(profile: Profile) -> No
     echoed(listener, echo(one, outcome.repeat))
 
 
-def test_a_value_is_good_for_one_echo() -> None:
+def test_a_value_is_good_for_one_echo(profile: Profile) -> None:
     sender, listener = pair()
     outcome = challenged(listener, protect(sender, SWITCH).message, entropy=counting_entropy())
     echoed(listener, echo(sender, outcome.repeat))
-    with refused(Reason.REPEAT_UNKNOWN):
-        echoed(listener, echo(sender, outcome.repeat))
+    challenged_anew(profile, listener, echo(sender, outcome.repeat))
 
 
 # ---- while a challenge is pending
@@ -657,9 +668,34 @@ def test_later_or_if_the_time_is_not_known_it_is_challenged_anew(established: fl
     anew = receive(listener, message, policy=CHALLENGE, destination=None, now=now, entropy=entropy)
     assert isinstance(anew, ChallengedRequest)
     assert echoed(listener, in_pairwise_mode(sender, anew.repeat), now).freshness is Freshness.FRESH
-    # Once synchronized, such a value is no reason for a challenge, and none for delivery either.
-    with refused(Reason.REPEAT_UNKNOWN):
-        echoed(listener, in_pairwise_mode(sender, b"from before"), now)
+
+
+@of_group_oscore
+def test_where_nobody_else_is_challenged_a_challenge_keeps_no_request_back() -> None:
+    sender, listener = pair()
+    message = in_pairwise_mode(sender, b"from before")
+    anew = receive(listener, message, policy=BEST_EFFORT, destination=None)
+    assert isinstance(anew, ChallengedRequest)
+    assert deliver(listener, protect(sender).message, policy=BEST_EFFORT).freshness is Freshness.UNSYNCHRONIZED
+    assert echoed(listener, in_pairwise_mode(sender, anew.repeat)).freshness is Freshness.FRESH
+
+
+@of_group_oscore
+@pytest.mark.parametrize("policy", [BEST_EFFORT, BASELINE, CHALLENGE], ids=lambda p: p.method.value)
+def test_who_is_synchronized_and_echoes_what_is_not_awaited_is_challenged_anew(
+    policy: SynchronizationPolicy,
+) -> None:
+    """It may have missed the answer to its echo, and goes by what it knows."""
+    sender, listener = pair()
+    deliver(listener, protect(sender).message, policy=BEST_EFFORT)
+    entropy = counting_entropy()
+    message = in_pairwise_mode(sender, b"from before")
+    anew = receive(listener, message, policy=policy, destination=None, entropy=entropy)
+    assert isinstance(anew, ChallengedRequest)
+    with refused(Reason.CHALLENGE_PENDING):  # repeating it brings no second one
+        receive(listener, message, policy=policy, destination=None, entropy=entropy)
+    deliver(listener, protect(sender).message, policy=policy)  # other requests are not concerned
+    assert echoed(listener, in_pairwise_mode(sender, anew.repeat)).freshness is Freshness.FRESH
 
 
 @of_group_oscore
@@ -675,8 +711,9 @@ def test_while_a_value_is_awaited_no_other_counts_however_young_the_keys() -> No
 @pytest.mark.parametrize("length", [1, 40])
 def test_a_value_of_any_length_that_echo_may_have_is_compared(length: int) -> None:
     sender, listener = pair()
-    with refused(Reason.REPEAT_UNKNOWN):
-        receive(listener, in_pairwise_mode(sender, bytes(length)), destination=None)
+    challenged(listener, protect(sender, SWITCH).message, entropy=counting_entropy())
+    with refused(Reason.CHALLENGE_PENDING):  # it is none of those that are awaited
+        echoed(listener, in_pairwise_mode(sender, bytes(length)))
 
 
 @of_the_draft

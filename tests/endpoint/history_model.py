@@ -59,8 +59,8 @@ class Content:
 @dataclass(frozen=True, slots=True)
 class Rules:
     """In what the pages differ. `original_echo`: only an echo that repeats the challenged request is delivered, and
-    a Repeat value that nobody sent is refused; otherwise any is, and such a value may be challenged anew, or is
-    good enough while the keys are young. `long_exchanges`: a group request may be answered several times.
+    a Repeat value that nobody sent is refused; otherwise any is, and such a value is challenged anew, or good
+    enough while the keys are young. `long_exchanges`: a group request may be answered several times.
     `inner_observe`: nothing depends on Observe outside."""
 
     original_echo: bool = True
@@ -243,8 +243,6 @@ class Sender:
         recent = established is not None and now - established < policy.lifetime
         young = recent and not valid and asked.alone is not None
         if known is None and not young:
-            if self.synchronized or policy.method != "challenge-response":
-                return Outcome.DROPPED, self
             return self._challenge(policy, arrival, asked, now, repeat)
         if self.synchronized:
             after = self.accepting(asked.number)

@@ -26,7 +26,7 @@ from ..files.group import parse_address
 from ..files.identity import load_identity
 from ..files.provisioning import DevicePlan, GroupPlan, ProvisionedDevice, ProvisionedGroup
 from ..files.provisioning import provision as make_files
-from ..files.renewal import Renewal, RenewedDevice, groups_in
+from ..files.renewal import Renewal, RenewedDevice, groups_in, profiles_of
 from ..files.renewal import renew as renew_groups
 from ..membership import GroupAddress, Role
 from ..secret import Secret
@@ -68,7 +68,7 @@ def _device_options(command: Callable[..., None]) -> Callable[..., None]:
             multiple=True,
             type=_with_role,
             metavar="NAME=ROLE",
-            help="A device that is in DIR already: it gets this group in addition.",
+            help="A device that is in DIR already, and not running: it gets this group in addition.",
         ),
         click.option(
             "--identity",
@@ -128,8 +128,7 @@ def _group_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--profile",
             type=click.Choice(list(PROFILES)),
-            default=MULTICAST_OSCORE_04.name,
-            show_default=True,
+            show_default=f"with --join that of the devices' groups, else {MULTICAST_OSCORE_04.name}",
             help="The wire format: of the draft, or today's standard, which devices of others speak.",
         ),
         click.option(
@@ -219,7 +218,7 @@ def provision(
     kdf: str,
     signature: str,
     verification: str,
-    profile: str,
+    profile: str | None,
     pairwise: bool | None,
     group_encryption: str | None,
     responses: str,
@@ -268,7 +267,7 @@ def provision(
     ]
     plan = _plan(
         ctx,
-        profile_by_name(profile),
+        _joined_profile(directory, join) if profile is None else profile_by_name(profile),
         pairwise,
         GroupPlan(
             name,
@@ -282,6 +281,15 @@ def provision(
         ),
     )
     _show(make_files(directory, plan, devices, None if manager is None else load_identity(manager)))
+
+
+def _joined_profile(directory: Path, join: tuple[tuple[str, str], ...]) -> Profile:
+    """What the devices that join speak already; the draft's if there are none."""
+    known = profiles_of(directory, [name for name, _ in join]) or {MULTICAST_OSCORE_04}
+    if len(known) > 1:
+        names = " and ".join(sorted(profile.name for profile in known))
+        raise MisuseError(f"the devices that --join are in groups of {names}; say which with --profile")
+    return next(iter(known))
 
 
 def _plan(ctx: click.Context, profile: Profile, pairwise: bool | None, plan: GroupPlan) -> GroupPlan:

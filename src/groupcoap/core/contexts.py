@@ -198,9 +198,9 @@ class RecipientContext:
 
     `unbroken`: the window has missed nothing since our Sender Key was first used, which is what allows the nonce of
     a request to be used for its response (multicast-oscore-04 §7). `kept`: it is one of its Security Context's.
-    `signs_otherwise`: whether what this sender countersigns is in the other form, see
-    `Profile.countersigned_otherwise`; None before anything of it was verified. `credential`: the sender's, as it
-    enters the AAD. `channel`: for its messages to the group."""
+    `signs_otherwise`: whether what this sender has countersigned last was in the other form, see
+    `Profile.countersigned_otherwise`. `credential`: the sender's, as it enters the AAD. `channel`: for its messages
+    to the group."""
 
     __slots__ = (
         "author",
@@ -232,7 +232,7 @@ class RecipientContext:
         self.learn(public_key, credential)
         self.window = ReplayWindow()
         self.sync = Synchronization()
-        self.signs_otherwise: bool | None = None
+        self.signs_otherwise = False
         self.unbroken = unbroken
         self.kept = False
         profile, encryption = common.profile, common.encryption

@@ -142,13 +142,10 @@ def verify_countersignature(
     profile = common.profile
     signature, message = profile.countersigned(common, signed)
     otherwise = recipient.signs_otherwise
-    if not otherwise and key.verify(signature, message):
-        recipient.signs_otherwise = False
-        return
-    if otherwise is not False:  # forgers can cause a second try only until something of this sender is verified
-        other = profile.countersigned_otherwise(common, signed)
-        if other is not None and key.verify(signature, other):
-            recipient.signs_otherwise = True
+    for other in (otherwise, not otherwise):  # its usual form first: only what is forged costs two verifications
+        to_be_signed = profile.countersigned_otherwise(common, signed) if other else message
+        if to_be_signed is not None and key.verify(signature, to_be_signed):
+            recipient.signs_otherwise = other
             return
     raise Rejected(Reason.SIGNATURE_FAILED, recipient.recipient_id.hex())
 

@@ -138,7 +138,9 @@ class Synchronization:
     def drops_early(self, policy: SynchronizationPolicy, number: int, now: float) -> bool:
         """Whether a multicast request would be dropped whatever it contains, because a challenge is open: known
         before anything is decrypted."""
-        return not self.synchronized and self._pending(now) and not self._may_rechallenge(policy, number, now)
+        if self.synchronized or policy.method is not Method.CHALLENGE_RESPONSE:
+            return False
+        return self._pending(now) and not self._may_rechallenge(policy, number, now)
 
     def decide(
         self,
@@ -159,8 +161,6 @@ class Synchronization:
             if self._is_young(policy, rule, now):
                 self._take_fresh(window, number)
                 return Freshness.FRESH
-            if self.synchronized or policy.method is not Method.CHALLENGE_RESPONSE:
-                raise Rejected(Reason.REPEAT_UNKNOWN)
             return self._challenge(policy, window, number, message, now, entropy)
         if policy.max_gap is not None and self.too_far(policy, window, number):
             self.synchronized = False

@@ -298,8 +298,11 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
         answers_us = self._is_ours(message, source)
         if plain is not None and (plain.serves or not coap.is_request(message.code)) and not answers_us:
             plain.receive(message, source)
-        else:
+            return
+        if message.option(coap.OBJECT_SECURITY) is None:
             raise Rejected(Reason.NOT_PROTECTED)
+        gid = decode_prefix(object_security(message))[2]  # in pairwise mode of a former Gid, or RFC 8613's
+        raise Rejected(Reason.UNKNOWN_GROUP, "no kid context" if gid is None else gid.hex())
 
     def _empty(self, message: coap.Message, source: SocketAddress) -> None:
         """Acknowledgements and resets cannot be protected. They stop the retransmission of the one message that

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..core.profile import Profile
 from ..errors import FileFault, MisuseError, StateLocked, StateLost
 from ..membership import Epoch, GroupConfiguration, Member, Role
 from ..secret import Secret
@@ -69,6 +70,13 @@ def groups_in(directory: Path) -> tuple[str, ...]:
     """The names of the groups whose files the devices in this directory have. `FileFault` if there are none, or one
     cannot be used."""
     return tuple(sorted({file.configuration.name for file in _files(directory)}))
+
+
+def profiles_of(directory: Path, devices: Collection[str]) -> frozenset[Profile]:
+    """The profiles of the groups that these devices in `directory` are in. `FileFault` if a group file cannot be
+    used."""
+    paths = (path for device in devices for path in sorted((directory / device).glob(f"*{GROUP_SUFFIX}")))
+    return frozenset(read_group(path).configuration.profile for path in paths)
 
 
 def renew(directory: Path, groups: Collection[str], *, evict: Collection[str] = ()) -> Renewal:
