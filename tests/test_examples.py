@@ -113,8 +113,11 @@ def test_a_captured_datagram_is_explained(home: Path, port: int) -> None:
     assert "payload: 60" in decoded.stdout
 
 
-def test_a_switch_of_another_make(tmp_path: Path, port: int) -> None:
-    command = ("-m", "groupcoap", "provision", str(tmp_path / "home"), "--profile", "group-oscore")
+@pytest.mark.parametrize(
+    "algorithms", [(), ("--aead", "ChaCha20/Poly1305", "--group-encryption", "A128GCM")], ids=str
+)
+def test_a_switch_of_another_make(tmp_path: Path, port: int, algorithms: tuple[str, ...]) -> None:
+    command = ("-m", "groupcoap", "provision", str(tmp_path / "home"), "--profile", "group-oscore", *algorithms)
     devices = ("--address", f"224.0.1.187:{port}", "--switches", "1", "--lamps", "1")
     subprocess.run((sys.executable, *command, *devices), check=True, capture_output=True, timeout=TIMEOUT)
     listening = ("listen", tmp_path / "home" / "lamp-1", "--interface", "lo", "--bind", "127.0.0.2", "--verbose")
@@ -126,6 +129,17 @@ def test_a_switch_of_another_make(tmp_path: Path, port: int) -> None:
             asked = subprocess.run((sys.executable, *arguments), capture_output=True, text=True, timeout=TIMEOUT)
             assert (asked.stdout, asked.stderr) == (f"2.04 Changed, on {level}%\n", "")
             assert re.fullmatch(rf'PUT /light "{level}" from switch-1 \(00\): number \d+, .*', lamp.line())
+
+
+@pytest.mark.parametrize("algorithms", [(), ("--profile", "group-oscore", "--signature", "es256")], ids=str)
+def test_it_says_what_it_does_not_speak(tmp_path: Path, algorithms: tuple[str, ...]) -> None:
+    command = ("-m", "groupcoap", "provision", str(tmp_path / "home"), *algorithms)
+    subprocess.run((sys.executable, *command), check=True, capture_output=True, timeout=TIMEOUT)
+    switch = (EXAMPLES / "aiocoap_switch.py", tmp_path / "home" / "switch-1", "01", "127.0.0.2", "60")
+    asked = subprocess.run((sys.executable, *switch), capture_output=True, text=True, timeout=TIMEOUT)
+    assert (asked.returncode, asked.stdout) == (1, "")
+    assert "a group must be of group-oscore, with Ed25519" in asked.stderr
+    assert "Traceback" not in asked.stderr
 
 
 @pytest.mark.parametrize("name", ["own_lamp.py", "own_switch.py"])

@@ -17,16 +17,25 @@ from aiocoap import oscore
 from groupcoap import load_member
 
 
+def algorithm(number: int) -> oscore.SymmetricEncryptionAlgorithm:
+    return next(known for known in oscore.algorithms.values() if known.value == number)
+
+
 def context_of(directory: str) -> oscore.SimpleGroupContext:
-    """What aiocoap needs to know, from the files: with the algorithms that `provision` takes by default."""
+    """What aiocoap needs to know, from the files."""
     group = load_member(Path(directory)).groups[0]
+    usual = group.signature.number == -8 and group.kdf.value == "sha256"
+    if group.profile.name != "group-oscore" or group.aead is None or not usual:
+        sys.exit(
+            f"{directory}: for this program a group must be of group-oscore, with Ed25519 and the pairwise mode"
+        )
     epoch = group.current
     others = [member for member in epoch.members if member.endpoint_id != epoch.own_id]
     context = oscore.SimpleGroupContext(
-        oscore.algorithms["AES-CCM-16-64-128"],
-        oscore.hashfunctions["sha256"],
+        algorithm(group.aead.number),
+        oscore.hashfunctions[group.kdf.value],
         oscore.Ed25519(),
-        oscore.algorithms["AES-CCM-16-64-128"],
+        algorithm(group.parameters.encryption.number),
         oscore.EcdhSsHkdf256(),
         epoch.gid,
         epoch.master_secret.reveal(),
@@ -52,4 +61,6 @@ async def main(directory: str, lamp: str, address: str, level: str) -> None:
     await client.shutdown()
 
 
+if len(sys.argv) != 5:
+    sys.exit("usage: python aiocoap_switch.py DIRECTORY LAMP_ID ADDRESS LEVEL")
 asyncio.run(main(*sys.argv[1:]))

@@ -443,7 +443,8 @@ def test_who_is_evicted_from_a_modern_group_is_in_no_file_of_the_others(modern: 
 
 def test_one_of_two_groups_of_different_profiles_is_renewed(modern: Path) -> None:
     joining = ("--join", "switch-1=multicaster", "--join", "lamp-1=listener")
-    assert main(["provision", str(modern), "--group", "hall", "--address", "224.0.1.188", *joining]) == 0
+    draft = ("--profile", "multicast-oscore-04", "--group", "hall", "--address", "224.0.1.188")
+    assert main(["provision", str(modern), *draft, *joining]) == 0
     before = {name: epoch(modern, "lamp-1", name) for name in ("room", "hall")}
     file = (modern / "lamp-1" / "room.group.json").read_bytes()
     renew(modern, ["hall"])

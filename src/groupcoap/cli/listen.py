@@ -73,7 +73,7 @@ class Lines:
     def say(self, line: str) -> None:
         """Print this line now."""
         try:
-            print(line, flush=True)
+            print(f"{line}\n", end="", flush=True)  # one write: several listeners may share a terminal
         except OSError:
             self._stop.set()
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes there
