@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -29,25 +31,42 @@ def captured(tmp_path: Path) -> Iterator[Callable[[], Path]]:
         sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ALL_PROTOCOLS))
     except PermissionError:
         pytest.skip("capturing needs root (CAP_NET_RAW)")
+    frames: list[bytes] = []
+    asked_for = threading.Event()
+
+    def drain() -> None:
+        """Take what is there."""
+        with suppress(BlockingIOError):
+            while True:
+                frame, (_, _, kind, *_) = sock.recvfrom(1 << 16)
+                if kind != socket.PACKET_OUTGOING:  # on loopback everything comes back
+                    frames.append(frame)
+
+    def keep_up() -> None:
+        """Other tests, in other processes, may send more meanwhile than the socket holds."""
+        while not asked_for.wait(0.02):
+            drain()
+
     with sock:
         sock.setsockopt(socket.SOL_SOCKET, 33, 1 << 25)  # SO_RCVBUFFORCE
         sock.bind(("lo", 0))
         sock.setblocking(False)
+        thread = threading.Thread(target=keep_up)
+        thread.start()
 
         def write() -> Path:
-            frames = []
-            while True:
-                try:
-                    frame, (_, _, kind, *_) = sock.recvfrom(1 << 16)
-                except BlockingIOError:
-                    break
-                if kind != socket.PACKET_OUTGOING:  # on loopback everything comes back
-                    frames.append(frame)
+            asked_for.set()
+            thread.join()
+            drain()
             path = tmp_path / "room.pcap"
             path.write_bytes(pcap(frames))
             return path
 
-        yield write
+        try:
+            yield write
+        finally:
+            asked_for.set()
+            thread.join()
 
 
 def decode(capture: Path, room: Room) -> tuple[str, ...]:

@@ -299,7 +299,7 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
         if plain is not None and (plain.serves or not coap.is_request(message.code)) and not answers_us:
             plain.receive(message, source)
             return
-        if message.option(coap.OBJECT_SECURITY) is None:
+        if message.option(coap.OBJECT_SECURITY) is None or not coap.is_request(message.code):
             raise Rejected(Reason.NOT_PROTECTED)
         gid = decode_prefix(object_security(message))[2]  # in pairwise mode of a former Gid, or RFC 8613's
         raise Rejected(Reason.UNKNOWN_GROUP, "no kid context" if gid is None else gid.hex())
