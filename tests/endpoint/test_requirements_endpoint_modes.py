@@ -67,10 +67,13 @@ async def test_pairwise_mode_where_there_is_none_is_a_bad_option(kind: int) -> N
         assert light.requests == []
 
 
-async def test_the_group_flag_without_such_a_group_is_refused_and_not_taken_for_rfc_8613() -> None:
+@pytest.mark.parametrize("alone", [False, True], ids=["group", "pairwise"])
+async def test_what_is_of_no_group_that_is_known_is_refused_with_the_reason(alone: bool) -> None:
+    """Where nothing else serves what may be of RFC 8613."""
     room, elsewhere = world(), world()
     async with lamps(room) as [(lamp, light)], Peer() as peer:
-        message, _ = Member(elsewhere, elsewhere.switch_ids[0]).protect(code=coap.GET, kind=coap.CON)
+        to = elsewhere.lamp_ids[0] if alone else None
+        message, _ = Member(elsewhere, elsewhere.switch_ids[0]).protect(code=coap.GET, kind=coap.CON, to=to)
         peer.send(message, lamp.network.local_address(4))
         error = await peer.receive()
         assert (error.code, error.payload) == (coap.UNAUTHORIZED, b"Security context not found")
