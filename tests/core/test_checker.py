@@ -349,6 +349,14 @@ def test_what_cannot_be_a_group_is_refused(usual: Group) -> None:
             usual.checker(**change)
 
 
+def test_it_shows_no_key(usual: Group) -> None:
+    key = usual.common.signature_encryption_key
+    assert key is not None
+    shown = repr(usual.checker())
+    assert shown == f"<SignatureChecker gid={GID.hex()} of 3 members>"
+    assert key.reveal().hex() not in shown
+
+
 # ---- every bit counts
 
 

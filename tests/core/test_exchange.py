@@ -144,6 +144,15 @@ def test_a_request_that_refreshes_an_observation_takes_its_numbers_over() -> Non
         earlier.accept(LISTENER, 0, 6, notification=True)
 
 
+def test_both_share_numbers_if_nothing_had_come_yet_when_it_was_refreshed() -> None:
+    earlier, later = outgoing(observe=True), outgoing(observe=True)
+    later.follow(earlier)
+    earlier.accept(LISTENER, 0, 5, notification=True)
+    with refused(Reason.NOTIFICATION_ORDER):
+        later.accept(LISTENER, 0, 5, notification=True)
+    later.accept(LISTENER, 0, 6, notification=True)
+
+
 def test_who_answered_a_process_before_this_one_answers_no_more() -> None:
     exchange = outgoing(observe=False)
     exchange.resume([LISTENER])

@@ -141,12 +141,16 @@ def verify_countersignature(
     common = context.common
     profile = common.profile
     signature, message = profile.countersigned(common, signed)
-    otherwise = recipient.signs_otherwise
-    for other in (otherwise, not otherwise):  # its usual form first: only what is forged costs two verifications
-        to_be_signed = profile.countersigned_otherwise(common, signed) if other else message
-        if to_be_signed is not None and key.verify(signature, to_be_signed):
-            recipient.signs_otherwise = other
-            return
+    otherwise = recipient.signs_otherwise  # the usual form first: only what is forged costs two verifications
+    if not otherwise and key.verify(signature, message):
+        return
+    other = profile.countersigned_otherwise(common, signed)
+    if other is not None and key.verify(signature, other):
+        recipient.signs_otherwise = True
+        return
+    if otherwise and key.verify(signature, message):
+        recipient.signs_otherwise = False
+        return
     raise Rejected(Reason.SIGNATURE_FAILED, recipient.recipient_id.hex())
 
 
