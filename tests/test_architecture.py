@@ -14,6 +14,7 @@ import groupcoap
 
 SOURCE = Path(groupcoap.__file__).parent
 MODULES = sorted([*(SOURCE / "core").glob("*.py"), *(SOURCE / "cose").glob("*.py")])
+KEYING = sorted((SOURCE / "keying").glob("*.py"))
 BELOW = ("groupcoap.errors", "groupcoap.secret")
 
 # What computes and nothing else. No clock, no randomness, no files, no network, no event loop.
@@ -29,8 +30,18 @@ PURE = {
     "typing",
     "urllib.parse",
 }
-LIBRARIES = {"core": {"cbor2", "cryptography"}, "cose": {"cbor2", "cryptography", "nacl"}}
-OWN = {"core": ("groupcoap.core", "groupcoap.cose", *BELOW), "cose": ("groupcoap.cose", *BELOW)}
+LIBRARIES = {
+    "core": {"cbor2", "cryptography"},
+    "cose": {"cbor2", "cryptography", "nacl"},
+    # cryptography for the one exception that says that a tag is wrong; ipaddress opens nothing
+    "keying": {"cbor2", "cryptography", "functools", "ipaddress", "math", "re", "struct"},
+}
+OWN = {
+    "core": ("groupcoap.core", "groupcoap.cose", *BELOW),
+    "cose": ("groupcoap.cose", *BELOW),
+    "keying": ("groupcoap.keying", "groupcoap.core", "groupcoap.cose", "groupcoap.membership", *BELOW),
+}
+BACK_DOORS = {"__import__", "importlib", "open", "exec", "eval", "print", "input"}
 RANDOMNESS_ALLOWED = SOURCE / "cose" / "keys.py"  # making a new key, and nothing else
 
 FORBIDDEN_AT_RUN_TIME = ("asyncio", "aiocoap", "sqlalchemy", "groupcoap.endpoint", "groupcoap.cli")
@@ -81,7 +92,7 @@ def test_core_and_cose_import_only_what_computes(path: Path) -> None:
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_core_and_cose_open_no_back_door_to_the_outside(path: Path) -> None:
     calls = {node.id for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Name)}
-    assert not calls & {"__import__", "importlib", "open", "exec", "eval", "print", "input"}
+    assert not calls & BACK_DOORS
 
 
 @pytest.mark.parametrize("path", sorted((SOURCE / "capture").glob("*.py")), ids=name_of)
@@ -95,6 +106,22 @@ def test_captures_are_read_without_knowing_of_anything_else(path: Path) -> None:
 def test_the_command_line_never_takes_a_secret_into_its_hands(path: Path) -> None:
     nodes = ast.walk(ast.parse(path.read_text("utf-8")))
     assert not [node.lineno for node in nodes if isinstance(node, ast.Attribute) and node.attr == "reveal"]
+
+
+@pytest.mark.parametrize("path", KEYING, ids=name_of)
+def test_keying_imports_only_what_computes_and_what_it_is_about(path: Path) -> None:
+    assert not {name for name in imported(path) if not allowed(name, "keying")}
+    calls = {node.id for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Name)}
+    assert not calls & BACK_DOORS
+
+
+def test_there_is_something_of_keying_to_look_at() -> None:
+    assert {"groupcoap.keying.joining", "groupcoap.keying.envelope"} <= {name_of(path) for path in KEYING}
+    assert "groupcoap.membership" in set(imported(SOURCE / "keying" / "roles.py"))
+    assert not allowed("groupcoap.manager.state", "keying")
+    assert not allowed("groupcoap.membership", "core")
+    assert not allowed("ipaddress", "core")
+    assert not allowed("os", "keying")
 
 
 def test_cose_takes_randomness_only_to_make_a_key() -> None:

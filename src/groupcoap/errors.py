@@ -1,7 +1,8 @@
-"""The exception tree. Three kinds, by whose fault it is; each boundary lets only its own kind out.
+"""The exception tree. Kinds by whose fault it is; each boundary lets only its own kind out.
 
 * `MisuseError`: the calling code asked for something that may not be done.
 * `Rejected`: a peer sent something that is not accepted; it carries a `Reason`.
+* `Refused`: a Group Manager's answer to a request that it does not carry out.
 * `EnvironmentFault`: a file, a lock or the network is not as it must be; its text says what to do.
 """
 
@@ -36,6 +37,7 @@ class Reason(Enum):
     NOT_FOR_MULTICAST = "confirmable or empty message by multicast"
     UNKNOWN_GROUP = "unknown group"
     CONTEXT_RETIRED = "security context is no longer current"
+    CONTEXT_EXPIRED = "security context is past its lifetime"
     UNKNOWN_SENDER = "unknown sender"
     NO_PUBLIC_KEY = "no public key"
     OWN_MESSAGE = "own sender id (reflection)"
@@ -123,6 +125,22 @@ class Busy(Rejected):
         self.limit = limit
 
 
+class Refused(GroupcoapError):
+    """A Group Manager refuses a request, or has refused ours. `code`: the CoAP response code, as an integer. `error`:
+    the number of an ace-groupcomm-error (RFC 9594 §4.1.2), None if there is none. `title`: for people, one line; it goes
+    over the wire. `retry_after`: seconds after which the same may be asked again, None if that is of no use."""
+
+    def __init__(self, code: int, title: str, error: int | None = None, retry_after: float | None = None) -> None:
+        super().__init__(code, title, error)
+        self.code = code
+        self.title = title
+        self.error = error
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return f"{self.code >> 5}.{self.code & 31:02} {self.title}"
+
+
 class EnvironmentFault(GroupcoapError):
     """Something outside the program is not as it must be. The text is one line that says what to do."""
 
@@ -146,6 +164,15 @@ class StateCopied(StateLost):
 
 class StateLocked(EnvironmentFault):
     """Another process holds the run-time state."""
+
+
+class StoreFault(EnvironmentFault):
+    """The Group Manager's database cannot be used, or not with this key."""
+
+
+class ContextExpired(EnvironmentFault):
+    """A group's Security Context is past its lifetime: nothing is sent under it before the Group Manager has
+    confirmed it."""
 
 
 class NetworkFault(EnvironmentFault):
