@@ -6,18 +6,22 @@ authentic as far as these layers can see, so a full table gives up its oldest en
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import aiocoap
 from aiocoap import interfaces
+from aiocoap.pipe import Pipe
 from aiocoap.util import hostportsplit
 
 from ..core import coap
 from ..errors import Limit, NetworkFault
 from ..membership import COAP_PORT
 from .layers import GroupMessageManager, GroupTokenManager
-from .limits import EXCHANGE_LIFETIME, PeerTable
+from .limits import EXCHANGE_LIFETIME, Limits, PeerTable, Reached
 from .messages import from_core, to_core
 from .network import Network, SocketAddress, parse_address
 from .remote import SocketRemote
@@ -26,6 +30,8 @@ from .sparing import sparing_logger
 
 MayAnswer = Callable[[SocketAddress], bool]
 """Whether an error or a reset may be sent to this address now."""
+_TOKEN = 4
+"""Random bytes of a token: who is not on the path must not guess it (RFC 7252 §5.3.1)."""
 
 
 @dataclass(slots=True)
@@ -58,9 +64,34 @@ class PlainMessageManager(BoundedMessageManager):
         if seen is not None:
             seen.answer = message
 
+    def abandon(self, message: aiocoap.Message) -> None:
+        """Do not send a confirmable message any more, be it once again or for the first time."""
+        if self._active_exchanges is None:  # closed
+            return
+        pending = self._active_exchanges.pop((message.remote, message.mid), None)
+        if pending is not None:
+            pending[1].cancel()
+            self._continue_backlog(message.remote)
+        elif message.remote in self._backlogs:
+            waiting = self._backlogs[message.remote]
+            waiting[:] = [entry for entry in waiting if entry[0] is not message]
+
 
 class PlainTokenManager(BoundedTokenManager):
-    """The token layer: where too many requests are being served, the oldest ends."""
+    """The token layer: where too many requests are being served, the oldest ends. A request that nobody waits
+    for any more is not sent again, so that it does not keep back the next one to the same peer."""
+
+    def request(self, pipe: Pipe) -> None:
+        ended = asyncio.Event()
+        pipe.on_interest_end(ended.set)
+        if not ended.is_set():
+            # Not at once: the message layer may be in the middle of giving up all that goes to this peer.
+            abandon = functools.partial(self.token_interface.abandon, pipe.request)
+            pipe.on_interest_end(functools.partial(self.loop.call_soon, abandon))
+            super().request(pipe)
+
+    def next_token(self) -> bytes:
+        return os.urandom(_TOKEN)
 
     def _serve(self, request: aiocoap.Message) -> None:
         peer = request.remote.peer
@@ -96,7 +127,8 @@ class PlainMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
         try:
             self._network.send(coap.encode(to_core(message)), message.remote.address)
         except NetworkFault as problem:
-            self._manager.dispatch_error(OSError(str(problem)), message.remote)
+            # Not at once: the message layer is in the middle of sending.
+            self._manager.loop.call_soon(self._manager.dispatch_error, OSError(str(problem)), message.remote)
 
     async def recognize_remote(self, remote: object) -> bool:
         return type(remote) is SocketRemote
@@ -120,6 +152,25 @@ class PlainMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
         """The socket is the endpoint's."""
 
 
+def open_stack(
+    site: interfaces.Resource | None,
+    network: Network,
+    limits: Limits,
+    reached: Reached,
+    may_answer: MayAnswer,
+) -> tuple[aiocoap.Context, PlainMessageInterface, PlainMessageManager, PlainTokenManager]:
+    """An aiocoap Context for plain CoAP over the unicast sockets of a network, with bounds, and its layers from the
+    bottom up."""
+    context = aiocoap.Context(serversite=site, loggername=sparing_logger("groupcoap.plain").name)
+    tokens = PlainTokenManager(context, limits, reached, reached)
+    manager = PlainMessageManager(tokens)
+    plain = PlainMessageInterface(manager, network, may_answer, serves=site is not None)
+    manager.message_interface = plain
+    tokens.token_interface = manager
+    context.request_interfaces.append(tokens)
+    return context, plain, manager, tokens
+
+
 def open_plain(
     site: interfaces.Resource | None,
     network: Network,
@@ -131,14 +182,8 @@ def open_plain(
     that no peer is sent one twice, takes Message IDs and tokens from where the group's layers take them."""
     from aiocoap.transports.oscore import TransportOSCORE
 
-    context = aiocoap.Context(serversite=site, loggername=sparing_logger("groupcoap.plain").name)
-    plain_tokens = PlainTokenManager(context, tokens.limits, tokens.reached, tokens.reached)
-    plain_tokens.next_token = tokens.next_token
-    manager = PlainMessageManager(plain_tokens)
+    context, plain, manager, plain_tokens = open_stack(site, network, tokens.limits, tokens.reached, may_answer)
+    plain_tokens.next_token = tokens.next_token  # type: ignore[method-assign]
     manager._next_message_id = messages.next_message_id
-    plain = PlainMessageInterface(manager, network, may_answer, serves=site is not None)
-    manager.message_interface = plain
-    plain_tokens.token_interface = manager
-    context.request_interfaces.append(TransportOSCORE(context, context))
-    context.request_interfaces.append(plain_tokens)
+    context.request_interfaces.insert(0, TransportOSCORE(context, context))
     return context, plain
