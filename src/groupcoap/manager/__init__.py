@@ -1,0 +1,1 @@
+"""The Group Manager: who may join which group, and the keys that follow from it. See docs/group-manager.md."""
