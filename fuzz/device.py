@@ -171,6 +171,12 @@ class Source:
     async def credential(self, group: str, gid: bytes, endpoint_id: bytes) -> Credential | None:
         return self.group.credential(STRANGER) if endpoint_id == STRANGER else None
 
+    def running_low(self, group: str, gid: bytes, own_id: bytes) -> None:
+        """It has no use for that."""
+
+    def unknown_gid(self, gid: bytes) -> None:
+        """Nor for that."""
+
     @property
     def epoch(self) -> int:
         """The number of the current epoch."""

@@ -132,6 +132,22 @@ def test_a_credential_enters_the_aad_only_where_the_profile_binds_it() -> None:
         SecurityParameters(GROUP_OSCORE).authenticated(raw)
 
 
+def test_a_multicaster_may_be_a_pure_listener_and_has_an_id() -> None:
+    both = frozenset({Role.MULTICASTER, Role.PURE_LISTENER})
+    assert replace(GROUP, roles=both).current.own_id is not None
+    with pytest.raises(MisuseError, match="no Endpoint ID"):
+        replace(GROUP, roles=both, epochs=(PURE_EPOCH,))
+
+
+@pytest.mark.parametrize(("successive", "refused"), [(None, {b"\x77"}), (True, set()), (False, set())])
+def test_who_left_is_refused_unless_somebody_may_have_got_its_id(
+    successive: bool | None, refused: set[bytes]
+) -> None:
+    assert EPOCH.own_id is not None
+    departed = frozenset({b"\x77", MEMBER.endpoint_id, EPOCH.own_id})
+    assert replace(EPOCH, departed=departed, members=(MEMBER,), successive=successive).refused == refused
+
+
 def test_a_pure_listener_has_no_id() -> None:
     pure = replace(GROUP, roles=frozenset({Role.PURE_LISTENER}), epochs=(PURE_EPOCH,))
     assert pure.current.own_id is None

@@ -1,7 +1,7 @@
 """What an endpoint knows of its groups, and where it learns it: values, events, and the source's interface.
 
 A group is its name. Its Security Contexts come and go as epochs, each with its own Gid. Endpoints take both from a
-`MembershipSource`: a provisioned file is one, a Group Manager's client will be another; nothing else differs.
+`MembershipSource`: a provisioned file is one, a Group Manager's client is another; nothing else differs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ COAP_PORT = 5683
 
 
 class Role(Enum):
-    """What a member does in a group (draft §1.1); the value is the name used in files."""
+    """What a member does in a group (draft §1.1); the value is the name used in files. A pure listener never
+    responds nor challenges. If it is a multicaster too it has an Endpoint ID, which others know as a sender's."""
 
     MULTICASTER = "multicaster"
     LISTENER = "listener"
@@ -70,7 +71,12 @@ class Epoch:
 
     `own_id`: this endpoint's Endpoint ID, None for a pure listener. `private_key`, `credential`: this endpoint's,
     None likewise. `members`: whose credentials are at hand (this endpoint itself may be among them). `departed`:
-    Endpoint IDs that must not be taken for members any more. `master_salt`: of Group OSCORE, may be empty."""
+    Endpoint IDs that have left: they must not be taken for members any more in the Security Contexts before this,
+    nor in this one if they are in `refused`. `master_salt`: of Group OSCORE, may be empty.
+
+    `successive`: whether this directly follows what was installed before, so that who was synchronized stays so;
+    False if some renewals were missed, None if only the Gid tells. `ids_kept`: whether who is a member still has
+    the Endpoint ID it had then: credentials that were looked up under the Gid before stay known."""
 
     gid: bytes
     master_secret: Secret
@@ -80,10 +86,21 @@ class Epoch:
     departed: frozenset[bytes] = frozenset()
     master_salt: bytes = b""
     credential: Credential | None = None
+    successive: bool | None = None
+    ids_kept: bool = False
 
     def __post_init__(self) -> None:
         if (self.own_id is None) != (self.private_key is None):
             raise MisuseError("an endpoint has both an Endpoint ID and a private key, or neither (pure listener)")
+
+    @property
+    def refused(self) -> frozenset[bytes]:
+        """Endpoint IDs that are nobody's in this very Security Context, as far as is known: those that left, and
+        that nobody has got since. Where the source knows what it follows (`successive`), any of them may have been
+        given to a newcomer: they are looked up like others, and who left does not have the keys."""
+        if self.successive is not None:
+            return frozenset()
+        return self.departed - {member.endpoint_id for member in self.members} - {self.own_id}
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,10 +171,10 @@ class GroupConfiguration:
         if not self.name or not self.addresses or not self.epochs or not self.roles:
             raise MisuseError("a group has a name, multicast addresses, roles and at least one epoch")
         pure = self.roles == {Role.PURE_LISTENER}
-        if Role.PURE_LISTENER in self.roles and not pure:
-            raise MisuseError("a pure listener has no other role")
+        if {Role.PURE_LISTENER, Role.LISTENER} <= self.roles:
+            raise MisuseError("a pure listener is no listener that responds")
         if any((epoch.own_id is None) != pure for epoch in self.epochs):
-            raise MisuseError("exactly a pure listener has no Endpoint ID")
+            raise MisuseError("exactly who is a pure listener and nothing else has no Endpoint ID")
         if self.profile.rules.signature_first and self.policy.verification is not Verification.ALWAYS:
             raise MisuseError(f"{self.profile.name} has its countersignatures always verified")
 
@@ -209,7 +226,57 @@ class CredentialLearned:
     member: Member
 
 
-MembershipEvent = EpochInstalled | MemberLeft | CredentialLearned
+@dataclass(frozen=True, slots=True)
+class EndpointIdRenewed:
+    """This endpoint has another Endpoint ID under the same Gid: `configuration.current` is the Security Context as
+    before but for `own_id`. Own sequence numbers begin anew under the new Sender Key; nobody takes messages under
+    the former Endpoint ID any more."""
+
+    configuration: GroupConfiguration
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSuspended:
+    """The group's Security Context is past its lifetime: until it is confirmed (`GroupResumed`, or a renewal)
+    nothing is sent under it and nothing accepted. Nothing is forgotten."""
+
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
+class GroupResumed:
+    """The group's Security Context has been confirmed: it goes on where it was."""
+
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
+class GroupLeft:
+    """This endpoint is no member any more. `why`: for people, a clause ("evicted by the Group Manager")."""
+
+    group: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class GroupJoined:
+    """This endpoint has become a member of a group that it was not in, or of one that it had left. Its Security
+    Context is one under which this device has never sent anything: run-time state begins with it. (One that was
+    kept over a restart is among `MembershipSource.groups`, and needs the state that it had.)"""
+
+    configuration: GroupConfiguration
+
+
+MembershipEvent = (
+    EpochInstalled
+    | MemberLeft
+    | CredentialLearned
+    | EndpointIdRenewed
+    | GroupSuspended
+    | GroupResumed
+    | GroupLeft
+    | GroupJoined
+)
 
 
 class MembershipSource(Protocol):
@@ -219,7 +286,8 @@ class MembershipSource(Protocol):
         """The groups as they are now."""
 
     def subscribe(self, receive: Callable[[MembershipEvent], None]) -> Callable[[], None]:
-        """Call `receive`, on the event loop's thread, for every later change; returns what ends that."""
+        """Call `receive`, on the event loop's thread, for every later change, but not from within this call;
+        returns what ends that. What `receive` raises (`GroupcoapError`) is why the change could not be followed."""
 
     def refresh(self) -> None:
         """Look for changes, unless that was done a moment ago; what is found is told to who has subscribed, now or
@@ -229,3 +297,12 @@ class MembershipSource(Protocol):
     async def credential(self, group: str, gid: bytes, endpoint_id: bytes) -> Credential | None:
         """Look up a member's credential; None if there is no such member. May take long or raise
         `EnvironmentFault`: the caller bounds how many are under way and how long it waits."""
+
+    def running_low(self, group: str, gid: bytes, own_id: bytes) -> None:
+        """Few sequence numbers are left under this own Endpoint ID: a new one, or a renewal, is needed. Called once
+        for each, on the event loop's thread. Must be cheap; nothing is raised."""
+
+    def unknown_gid(self, gid: bytes) -> None:
+        """A message has come under a Gid that the endpoint does not know: somebody may have installed a renewal, or
+        invented it, for nothing of it is verified. Must be cheap and bound by itself how often it acts on it; it
+        takes nothing away. Nothing is raised."""

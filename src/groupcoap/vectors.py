@@ -55,6 +55,7 @@ _CONTEXT = frozenset(
     (
         Reason.UNKNOWN_GROUP,
         Reason.CONTEXT_RETIRED,
+        Reason.CONTEXT_EXPIRED,
         Reason.UNKNOWN_SENDER,
         Reason.NO_PUBLIC_KEY,
         Reason.OWN_MESSAGE,

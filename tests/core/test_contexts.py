@@ -23,7 +23,7 @@ from groupcoap.core.sequence import SequenceNumbers
 from groupcoap.core.window import ReplayWindow
 from groupcoap.cose.algorithms import AEAD_ALGORITHMS, DEFAULT_AEAD, Kdf, encryption_algorithm, key_agreement
 from groupcoap.cose.keys import DEFAULT_SIGNATURE, PrivateKey, PublicKey
-from groupcoap.errors import Busy, Limit, MisuseError, Reason
+from groupcoap.errors import Busy, ContextExpired, Limit, MisuseError, Reason
 from groupcoap.secret import Secret
 from support import (
     A128CTR,
@@ -554,3 +554,138 @@ def test_texts_of_contexts_name_them_and_hide_their_secrets() -> None:
     assert "lights" in texts[0]
     assert "52" in texts[2]
     assert "highest=-1" in texts[3]
+
+
+NEW_ID = b"\x5e"
+"""An Endpoint ID that nobody has had."""
+
+
+def renewed_sender(context: SecurityContext, own_id: bytes = NEW_ID) -> SenderContext:
+    """Another Sender Context of this endpoint: the same keys of its own, another Endpoint ID."""
+    former = context.sender
+    assert former is not None
+    return SenderContext(context.common, own_id, former.private_key, SequenceNumbers(), former.credential)
+
+
+def test_with_another_own_endpoint_id_windows_stay_and_the_former_is_nobodys() -> None:
+    sender, listener = make_node(MULTICASTER), make_node(LISTENER)
+    first = protect(sender).message
+    deliver(listener, first)
+    context, before = listener.context, snapshot(listener)
+    sender_context = renewed_sender(context)
+    context.renew_sender(sender_context)
+    assert context.sender is sender_context
+    assert snapshot(listener) == before
+    with refused(Reason.REPLAY):
+        deliver(listener, first)
+    assert deliver(listener, protect(sender).message).sender_id == MULTICASTER
+    with refused(Reason.UNKNOWN_SENDER):
+        context.recipient(LISTENER)
+    with refused(Reason.OWN_MESSAGE):
+        context.recipient(NEW_ID)
+
+
+def test_what_was_taken_for_anothers_of_the_new_own_endpoint_id_goes() -> None:
+    context = security_context(LISTENER)
+    context.learn(NEW_ID, private_key(b"whoever").public_key, credential_of(b"whoever"))
+    context.keep(context.recipient(NEW_ID))
+    context.renew_sender(renewed_sender(context))
+    assert not context.knows(NEW_ID)
+    with refused(Reason.OWN_MESSAGE):
+        context.recipient(NEW_ID)
+
+
+def test_the_same_own_endpoint_id_again_has_not_left() -> None:
+    context = security_context(LISTENER)
+    context.renew_sender(renewed_sender(context, LISTENER))
+    with refused(Reason.OWN_MESSAGE):
+        context.recipient(LISTENER)
+    assert LISTENER not in context._departed
+
+
+@of_group_oscore
+def test_with_another_own_endpoint_id_pairwise_keys_are_derived_again() -> None:
+    context = security_context(LISTENER)
+    before = context.pairwise(context.recipient(MULTICASTER))
+    context.renew_sender(renewed_sender(context))
+    after = context.pairwise(context.recipient(MULTICASTER))
+    nonce = bytes(13)
+    assert after.outgoing.apply(nonce, b"x", b"") != before.outgoing.apply(nonce, b"x", b"")
+
+
+def test_only_who_had_an_endpoint_id_gets_another_of_the_same_context() -> None:
+    context = security_context(LISTENER)
+    with pytest.raises(MisuseError):
+        context.renew_sender(renewed_sender(security_context(LISTENER, common_context(gid=NEXT_GID))))
+    with pytest.raises(MisuseError):
+        security_context(None, context.common).renew_sender(renewed_sender(context))
+
+
+def test_a_suspended_context_refuses_until_it_is_confirmed() -> None:
+    context = security_context(LISTENER)
+    context.check_lifetime()
+    for _ in range(2):  # nothing is made worse by saying so twice
+        context.suspend()
+        assert context.refusal is Reason.CONTEXT_EXPIRED
+        with pytest.raises(ContextExpired, match="Group Manager"):
+            context.check_lifetime()
+    context.resume()
+    assert context.refusal is None
+    context.check_lifetime()
+    assert context.current
+    assert context.accepts_requests
+
+
+def test_what_has_ended_is_neither_suspended_nor_confirmed_again() -> None:
+    context = security_context(LISTENER)
+    context.end()
+    context.suspend()
+    context.resume()
+    assert context.refusal is Reason.CONTEXT_RETIRED
+    assert not context.current
+    assert not context.accepts_requests
+    context.check_lifetime()  # that is another matter
+
+
+def test_a_credential_that_comes_too_late_brings_nobody_back() -> None:
+    context = security_context(LISTENER)
+    context.depart([MULTICASTER])
+    context.learn(MULTICASTER, private_key(MULTICASTER).public_key, credential_of(MULTICASTER))
+    assert not context.knows(MULTICASTER)
+    assert MULTICASTER not in context.members
+    assert context.member_with(private_key(MULTICASTER).public_key.data, MULTICASTER) is None
+
+
+def test_credentials_are_adopted_from_the_context_before() -> None:
+    older = security_context(LISTENER)
+    older.depart([OTHER_LISTENER])
+    newer = security_context(LISTENER, common_context(gid=NEXT_GID), ids=())
+    newer.adopt(older)
+    assert set(newer.members) == {MULTICASTER}
+    recipient = newer.recipient(MULTICASTER)
+    assert recipient.public_key is not None
+    assert recipient.public_key.data == private_key(MULTICASTER).public_key.data
+    assert recipient.author is not None
+
+
+@pytest.mark.parametrize(
+    ("own_id", "known", "adopted"),
+    [
+        (None, {}, {MULTICASTER, OTHER_LISTENER}),
+        (MULTICASTER, {}, {OTHER_LISTENER}),
+        (LISTENER, {MULTICASTER: b"a newcomer"}, {OTHER_LISTENER}),
+        (LISTENER, {NEW_ID: MULTICASTER}, {OTHER_LISTENER}),
+    ],
+    ids=["a pure listener", "now our own", "now another's", "known by another id"],
+)
+def test_what_is_known_in_the_new_context_counts_more(
+    own_id: bytes | None, known: dict[bytes, bytes], adopted: set[bytes]
+) -> None:
+    older = security_context(LISTENER)
+    newer = security_context(own_id, common_context(gid=NEXT_GID), ids=())
+    for kid, whose in known.items():
+        newer.learn(kid, private_key(whose).public_key, credential_of(whose))
+    newer.adopt(older)
+    assert set(newer.members) == adopted | set(known)
+    for kid, whose in known.items():
+        assert newer.member_with(private_key(whose).public_key.data, kid) == kid

@@ -5,6 +5,7 @@ import pytest
 from groupcoap.core import coap
 from groupcoap.core.contexts import SecurityContext
 from groupcoap.core.registry import Registry
+from groupcoap.core.requests import protect_request
 from groupcoap.errors import MisuseError, Reason
 from support import (
     ADDRESS,
@@ -257,3 +258,55 @@ def test_one_group_may_be_reached_at_several_addresses() -> None:
     context = context_of("lights", own_id=OTHER_LISTENER)
     registry.install(context, [ADDRESS, OTHER_ADDRESS])
     assert registry.at(GID, ADDRESS) is registry.at(GID, OTHER_ADDRESS) is context
+
+
+@pytest.mark.parametrize("destination", [ADDRESS, None], ids=["multicast", "unicast"])
+def test_a_suspended_context_takes_no_request_and_goes_on_with_its_windows(destination: bytes | None) -> None:
+    sender, listener = make_node(MULTICASTER), make_node(LISTENER)
+    first, second = protect(sender).message, protect(sender).message
+    deliver(listener, first)
+    before = snapshot(listener)
+    listener.context.suspend()
+    for message in (first, second):
+        with refused(Reason.CONTEXT_EXPIRED):
+            receive(listener, message, destination=destination)
+    assert snapshot(listener) == before
+    listener.context.resume()
+    with refused(Reason.REPLAY):
+        receive(listener, first, destination=destination)
+    assert deliver(listener, second, destination=destination).sequence_number == 1
+
+
+@pytest.mark.parametrize("destination", [ADDRESS, None], ids=["multicast", "unicast"])
+def test_one_in_its_grace_is_suspended_likewise_and_its_grace_may_end_meanwhile(destination: bytes | None) -> None:
+    sender, listener = make_node(MULTICASTER), make_node(LISTENER)
+    late = protect(sender).message
+    renew(listener)
+    old = listener.contexts[0]
+    old.accepts_requests = True
+    old.suspend()
+    with refused(Reason.CONTEXT_EXPIRED):
+        receive(listener, late, destination=destination)
+    old.accepts_requests = False
+    old.resume()
+    with refused(Reason.CONTEXT_RETIRED):
+        receive(listener, late, destination=destination)
+
+
+def test_of_two_groups_with_one_gid_the_other_one_goes_on() -> None:
+    sender, listener = two_groups_with_one_gid(MULTICASTER), two_groups_with_one_gid(LISTENER)
+    messages = [
+        protect_request(context, context.sender, request()).message for context in sender.contexts if context.sender
+    ]
+    listener.contexts[0].suspend()
+    with refused(Reason.DECRYPTION_FAILED):
+        receive(listener, messages[0], destination=None)
+    assert deliver(listener, messages[1], destination=None).group == "doors"
+
+
+def test_what_is_under_way_when_its_context_is_removed_is_refused() -> None:
+    sender, listener = make_node(MULTICASTER), make_node(LISTENER)
+    under_way = decrypt(listener, protect(sender).message).check_signature()
+    listener.registry.remove(listener.context)
+    with refused(Reason.CONTEXT_RETIRED):
+        take_in(under_way)

@@ -9,7 +9,7 @@ import pytest
 
 from groupcoap.core import coap
 from groupcoap.core.coap import Message, Options
-from groupcoap.core.contexts import CommonContext, CredentialNeeded
+from groupcoap.core.contexts import CommonContext, CredentialNeeded, SenderContext
 from groupcoap.core.option import decode_prefix
 from groupcoap.core.profile import Profile
 from groupcoap.core.registry import Registry
@@ -24,10 +24,10 @@ from groupcoap.core.requests import (
     object_security,
     protect_request,
 )
-from groupcoap.core.sequence import MAXIMUM
+from groupcoap.core.sequence import MAXIMUM, SequenceNumbers
 from groupcoap.core.synchronization import Freshness, Method, SynchronizationPolicy
 from groupcoap.cose.keys import Ed25519PublicKey
-from groupcoap.errors import MisuseError, Reason, Rejected, SequenceNumbersExhausted
+from groupcoap.errors import ContextExpired, MisuseError, Reason, Rejected, SequenceNumbersExhausted
 from support import (
     A128CTR,
     ADDRESS,
@@ -944,3 +944,38 @@ def test_the_challenge_is_a_403_with_the_value_and_the_token_of_the_request() ->
     )
     assert (message.type, message.message_id, message.payload) == (coap.NON, 0, b"")
     assert not coap.is_request(response().code)
+
+
+# ---- past its lifetime, and under another Endpoint ID
+
+
+def test_past_its_lifetime_nothing_is_protected_and_no_number_used() -> None:
+    sender = pair()[0]
+    sender.context.suspend()
+    with pytest.raises(ContextExpired):
+        protect(sender)
+    sender.context.resume()
+    assert protect(sender).exchange.ids.partial_iv == b"\0"
+
+
+def test_a_request_under_way_when_the_lifetime_ends_is_refused() -> None:
+    sender, listener = pair()
+    under_way = decrypt(listener, protect(sender).message).check_signature()
+    listener.context.suspend()
+    before = snapshot(listener)
+    with refused(Reason.CONTEXT_EXPIRED):
+        take_in(under_way)
+    assert snapshot(listener) == before
+    listener.context.resume()
+    assert take_in(under_way).gid == GID
+
+
+def test_only_the_latest_sender_context_is_used() -> None:
+    """Group OSCORE §2.6.3.1."""
+    sender = pair()[0]
+    former = sender.sender
+    renewed = SenderContext(former.common, b"\x5e", former.private_key, SequenceNumbers(), former.credential)
+    sender.context.renew_sender(renewed)
+    with pytest.raises(MisuseError):
+        protect_request(sender.context, former, request())
+    assert protect_request(sender.context, renewed, request()).exchange.ids == (b"\x5e", b"\0", GID)

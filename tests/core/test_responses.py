@@ -21,6 +21,7 @@ from groupcoap.core.synchronization import Freshness
 from groupcoap.errors import MisuseError, Reason, Rejected, SequenceNumbersExhausted
 from support import (
     A128CTR,
+    ADDRESS,
     CHACHA20,
     GID,
     LISTENER,
@@ -47,6 +48,7 @@ from support import (
     response,
     security_context,
     snapshot,
+    under_gid,
     with_protection,
 )
 
@@ -942,3 +944,117 @@ def test_an_old_notification_under_way_when_a_newer_gid_has_spoken_leaves_no_tra
     with refused(Reason.NOTIFICATION_ORDER):
         under_way.accept()
     assert snapshot(sender) == before
+
+
+# ---- past its lifetime, and under another Endpoint ID
+
+
+def test_past_its_lifetime_no_answer_is_taken() -> None:
+    sender, listener, outgoing, incoming = asked()
+    message = answer(listener, incoming)
+    sender.context.suspend()
+    before = snapshot(sender)
+    with refused(Reason.CONTEXT_EXPIRED):
+        decrypt_response(sender.registry, outgoing, message)
+    assert snapshot(sender) == before
+    sender.context.resume()
+    assert collect(sender, outgoing, message).sender_id == LISTENER
+
+
+def test_an_answer_under_way_when_the_lifetime_ends_is_refused() -> None:
+    sender, listener, outgoing, incoming = asked()
+    under_way = decrypt_response(sender.registry, outgoing, answer(listener, incoming)).check_signature()
+    sender.context.suspend()
+    with refused(Reason.CONTEXT_EXPIRED):
+        under_way.accept()
+    sender.context.resume()
+    assert under_way.accept().sender_id == LISTENER
+
+
+@pytest.mark.parametrize("with_gid", [True, False])
+def test_under_a_renewed_context_past_its_lifetime_no_answer_is_taken(with_gid: bool) -> None:
+    sender, listener, outgoing, incoming = asked()
+    late = answer(listener, incoming, include_gid=with_gid)
+    renew(sender, listener)
+    renewed = answer(listener, incoming)
+    for context in sender.contexts:
+        context.suspend()
+    for message in (late, renewed):
+        with refused(Reason.CONTEXT_EXPIRED):
+            collect(sender, outgoing, message)
+
+
+def with_another_id(node: Node, own_id: bytes = b"\x5e") -> None:
+    """This endpoint gets another Endpoint ID under the same Gid."""
+    former = node.sender
+    context = node.context
+    numbers = SequenceNumbers()
+    context.renew_sender(SenderContext(context.common, own_id, former.private_key, numbers, former.credential))
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["group mode", "pairwise"])
+def test_answers_to_a_request_under_the_former_own_id_are_verified(profile: Profile, alone: bool) -> None:
+    if alone and not profile.rules.pairwise:
+        return
+    sender, listener = make_node(MULTICASTER), make_node(LISTENER)
+    protected = protect(sender, to=LISTENER if alone else None)
+    incoming = deliver(listener, protected.message, destination=None if alone else ADDRESS).exchange
+    with_another_id(sender)
+    for message in (answer(listener, incoming, pairwise=alone),):
+        assert collect(sender, protected.exchange, message).sender_id == LISTENER
+    assert protected.exchange.ids.kid == MULTICASTER
+
+
+def test_an_own_answer_under_the_former_id_is_still_no_answer() -> None:
+    sender, _, outgoing, incoming = asked()
+    mirrored = answer(make_node(MULTICASTER), incoming)
+    with_another_id(sender)
+    with refused(Reason.OWN_MESSAGE):
+        collect(sender, outgoing, mirrored)
+
+
+def test_requests_that_came_under_the_former_own_id_are_still_answered() -> None:
+    sender, listener, outgoing, incoming = asked()
+    second = protect(sender)
+    unanswered = deliver(listener, second.message).exchange
+    answer(listener, incoming)  # takes the right to the request's nonce, under the former key
+    with_another_id(listener)
+    sender.context.learn(b"\x5e", private_key(LISTENER).public_key, credential_of(LISTENER))
+    again = answer(listener, incoming)
+    assert own_partial_iv(again) == b"\0"
+    assert collect(sender, outgoing, again).sender_id == b"\x5e"
+    first = answer(listener, unanswered)
+    assert own_partial_iv(first) is None  # nobody has used that nonce with the new key, nor will
+    assert collect(sender, second.exchange, first).sender_id == b"\x5e"
+
+
+# ---- who has left
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["group mode", "pairwise"])
+@pytest.mark.parametrize("renewed", [False, True])
+def test_who_has_left_answers_nothing_that_was_asked_before(profile: Profile, alone: bool, renewed: bool) -> None:
+    if alone and not profile.rules.pairwise:
+        return
+    sender, listener = make_node(MULTICASTER), make_node(LISTENER)
+    protected = protect(sender, to=LISTENER if alone else None)
+    incoming = deliver(listener, protected.message, destination=None if alone else ADDRESS).exchange
+    late = answer(listener, incoming, pairwise=alone)
+    if renewed:
+        renew(sender)
+    for context in sender.contexts:
+        context.depart([LISTENER])
+    with refused(Reason.UNKNOWN_SENDER):
+        collect(sender, protected.exchange, late)
+
+
+def test_an_id_that_left_and_was_given_to_a_newcomer_answers_under_the_new_gid_alone() -> None:
+    sender, listener, outgoing, incoming = asked()
+    late = answer(listener, incoming)
+    renew(sender)
+    sender.contexts[0].depart([LISTENER])
+    newcomer = make_node(LISTENER, under_gid(sender.contexts[0].common, NEXT_GID))
+    theirs = answer(newcomer, incoming)
+    with refused(Reason.UNKNOWN_SENDER):
+        collect(sender, outgoing, late)
+    assert collect(sender, outgoing, theirs).gid == NEXT_GID

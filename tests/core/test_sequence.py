@@ -148,3 +148,67 @@ def test_after_the_last_number_they_are_exhausted() -> None:
     assert not numbers.exhausted
     numbers.take()
     assert numbers.exhausted
+
+
+def watched(first: int, left: int, step: int = MAXIMUM + 1) -> tuple[SequenceNumbers, list[int]]:
+    """Numbers that are reserved in steps and watched, and those that were taken last when somebody was told."""
+    numbers = SequenceNumbers(first, lambda start: start + step)
+    told: list[int] = []
+    numbers.watch(left, lambda: told.append(numbers._given))
+    return numbers, told
+
+
+@pytest.mark.parametrize("step", [1, 3, 7, MAXIMUM + 1])
+def test_when_few_are_left_somebody_is_told_once(step: int) -> None:
+    numbers, told = watched(MAXIMUM - 20, 10, step)
+    for number in range(MAXIMUM - 20, MAXIMUM + 1):
+        assert numbers.take() == number
+        # fewer than 10 are left after the one that has just been given out
+        assert told == ([MAXIMUM - 9] if MAXIMUM - number < 10 else [])
+    with pytest.raises(SequenceNumbersExhausted):
+        numbers.take()
+
+
+def test_who_begins_with_few_is_told_at_the_first() -> None:
+    numbers, told = watched(MAXIMUM - 5, 10)
+    assert told == []
+    numbers.take()
+    numbers.take()
+    assert told == [MAXIMUM - 5]
+
+
+def test_watching_anew_takes_the_place_of_what_was_watched_for() -> None:
+    numbers, told = watched(MAXIMUM - 20, 10)
+    other: list[int] = []
+    numbers.watch(15, lambda: other.append(numbers._given))
+    for _ in range(20):
+        numbers.take()
+    assert (told, other) == ([], [MAXIMUM - 14])
+
+
+def test_while_nothing_can_be_reserved_nobody_is_told() -> None:
+    broken = True
+
+    def reserve(start: int) -> int:
+        if broken:
+            raise OSError("disk full")
+        return start + 1
+
+    numbers = SequenceNumbers(MAXIMUM - 5, reserve)
+    told: list[int] = []
+    numbers.watch(10, lambda: told.append(numbers._given))
+    with pytest.raises(OSError, match="disk full"):
+        numbers.take()
+    assert told == []
+    broken = False
+    assert numbers.take() == MAXIMUM - 4
+    assert told == [MAXIMUM - 4]
+
+
+def test_what_was_revoked_stays_so_when_it_is_watched() -> None:
+    numbers = SequenceNumbers(0, lambda start: start)
+    numbers.revoke()
+    numbers.watch(1, lambda: None)
+    assert numbers.exhausted
+    with pytest.raises(MisuseError):
+        numbers.take()

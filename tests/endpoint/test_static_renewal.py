@@ -20,7 +20,7 @@ from groupcoap.core.policy import GroupPolicy
 from groupcoap.core.synchronization import SynchronizationPolicy
 from groupcoap.endpoint.endpoint import Endpoint
 from groupcoap.endpoint.listener import Listener
-from groupcoap.endpoint.multicaster import Multicaster
+from groupcoap.endpoint.multicaster import REPEATS, Multicaster
 from groupcoap.endpoint.network import NetworkOptions
 from groupcoap.errors import Reason, StateCopied
 from groupcoap.files import provisioned
@@ -105,10 +105,10 @@ async def test_under_traffic_nothing_is_lost_that_the_roster_does_not_name(
                     renew(home.directory, ["room"])
         acted = [Counter(light.payloads) for _, light in lights]
         for endpoint_id, counts in zip(sorted(multicaster.listeners), acted, strict=True):
-            assert max(counts.values()) == 1
+            assert max(counts.values()) <= 1 + REPEATS
             for payload, who in answered.items():
                 # an answer says that the lamp has acted, and no lamp that is not missing has failed to
-                assert endpoint_id not in who or counts[payload] == 1
+                assert endpoint_id not in who or counts[payload] >= 1
         assert len(gids) >= 3
         assert len(await answers(multicaster.request(put(b"last")))) == 3
         assert {bytes(light.state) for _, light in lights} == {b"last"}

@@ -52,6 +52,8 @@ class Source:
         self.looked_up: list[bytes] = []
         self.refreshed = 0
         self.credentials: dict[bytes, Credential] = {}
+        self.low: list[tuple[str, bytes, bytes]] = []
+        self.unknown: list[bytes] = []
 
     def groups(self) -> Sequence[GroupConfiguration]:
         return tuple(self.configurations)
@@ -66,6 +68,12 @@ class Source:
     async def credential(self, group: str, gid: bytes, endpoint_id: bytes) -> Credential | None:
         self.looked_up.append(endpoint_id)
         return self.credentials.get(endpoint_id)
+
+    def running_low(self, group: str, gid: bytes, own_id: bytes) -> None:
+        self.low.append((group, gid, own_id))
+
+    def unknown_gid(self, gid: bytes) -> None:
+        self.unknown.append(gid)
 
     def tell(self, event: MembershipEvent) -> None:
         for subscriber in list(self.subscribers):

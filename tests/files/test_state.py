@@ -665,3 +665,116 @@ def test_a_kill_before_the_gids_are_remembered_does_no_harm(path: Path, monkeypa
             with pytest.raises(KeyboardInterrupt):
                 EndpointState.open(path)
     EndpointState.open(path).close()
+
+
+# ---- another own Endpoint ID, another Group Prefix
+
+NEW_ID = b"\x5e"
+
+
+@pytest.mark.parametrize("stopped", [True, False], ids=["stopped", "killed"])
+def test_another_own_endpoint_id_begins_with_the_windows_and_with_numbers_from_zero(
+    path: Path, stopped: bool
+) -> None:
+    state = EndpointState.open(path)
+    assert taken(state.sequence_numbers(*KEYED), 3) == [0, 1, 2]
+    state.record_window(*KEYED, b"\x02", 5, 1)
+    state.record_window(*KEYED, b"\x03", 7, 3)
+    state.add_key("room", GID, NEW_ID)
+    assert state.windows("room", GID, NEW_ID) == state.windows(*KEYED)
+    state.record_window("room", GID, NEW_ID, b"\x02", 6, 3)
+    assert state.sequence_numbers("room", GID, NEW_ID).take() == 0
+    if stopped:
+        state.close()
+    else:
+        crash(state)
+    for _ in range(2):
+        with EndpointState.open(path) as state:
+            state.add_key("room", GID, NEW_ID)  # as at every start
+            assert state.windows("room", GID, NEW_ID) == {b"\x02": StoredWindow(6, 3), b"\x03": StoredWindow(7, 3)}
+            assert state.windows(*KEYED)[b"\x02"] == StoredWindow(5, 1)
+    with EndpointState.open(path) as state:
+        assert state.sequence_numbers("room", GID, NEW_ID).take() == (1 if stopped else BLOCK)
+        assert state.sequence_numbers(*KEYED).take() == (3 if stopped else BLOCK)
+
+
+def test_a_former_own_endpoint_id_that_comes_back_misses_nothing(path: Path) -> None:
+    with EndpointState.open(path) as state:
+        assert taken(state.sequence_numbers(*KEYED), 2) == [0, 1]
+        state.record_window(*KEYED, b"\x02", 5, 0b001)
+        state.add_key("room", GID, NEW_ID)
+        state.record_window("room", GID, NEW_ID, b"\x02", 5, 0b101)
+        state.record_window("room", GID, NEW_ID, b"\x03", 1, 1)
+        state.add_key(*KEYED)
+        merged = {b"\x02": StoredWindow(5, 0b101), b"\x03": StoredWindow(1, 1)}
+        assert state.windows(*KEYED) == merged
+        assert state.sequence_numbers(*KEYED).take() == 2
+        size = path.stat().st_size
+        state.add_key(*KEYED)
+        assert path.stat().st_size == size  # nothing new, nothing written
+    with EndpointState.open(path) as state:
+        assert state.windows(*KEYED) == merged
+
+
+def test_windows_of_another_gid_or_group_are_not_taken(path: Path) -> None:
+    later = GID[:8] + b"\xff" * 4
+    with EndpointState.open(path) as state:
+        state.record_window(*KEYED, b"\x02", 5, 1)
+        for group, gid in (("room", later), ("hall", GID)):
+            state.add_key(group, gid, NEW_ID)
+            assert state.windows(group, gid, NEW_ID) == {}
+
+
+def test_under_another_own_endpoint_id_too_what_was_forgotten_or_is_older_is_refused(path: Path) -> None:
+    later = GID[:8] + b"\xff" * 4
+    with EndpointState.open(path) as state:
+        state.add_key("room", later, b"\x01")
+        between = GID[:8] + b"\xff\xff\xff\xfe"
+        with pytest.raises(StateLost, match="has seen a later Gid"):
+            state.add_key("room", between, NEW_ID)
+        state.forget("room", later)
+        with pytest.raises(StateLost, match="has forgotten"):
+            state.add_key("room", later, NEW_ID)
+
+
+def test_a_new_group_prefix_is_taken_and_the_former_one_stays_closed(path: Path) -> None:
+    other = b"\x00" * 8  # lower than the former as a number
+    with EndpointState.open(path) as state:
+        state.add_key("room", GID[:8] + b"\xff" * 4, b"\x01")
+        state.add_key("room", other + bytes(4), b"\x01")
+        for gid in (GID, GID[:8] + b"\xff" * 4):
+            state.forget("room", gid)
+    with EndpointState.open(path) as state:
+        for gid in (GID, GID[:8] + b"\x20" + bytes(3)):
+            with pytest.raises(StateLost):
+                state.add_key("room", gid, b"\x01")
+        state.add_key("room", other + b"\0\0\0\1", b"\x01")
+
+
+def test_the_latest_gid_of_a_former_prefix_is_not_forgotten_to_be_forgotten(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state_module, "MAX_FORGOTTEN", 3)
+    former = GID[:8] + b"\xf0" + bytes(3)
+    with EndpointState.open(path) as state:
+        state.add_key("room", former, b"\x01")
+        for gid in (GID, former):
+            state.forget("room", gid)
+        for number in range(6):
+            gid = b"another!" + bytes((0, 0, 0, number))
+            state.add_key("room", gid, b"\x01")
+            state.forget("room", gid)
+    with EndpointState.open(path) as state:
+        for gid in (former, GID, b"another!" + bytes(4)):
+            with pytest.raises(StateLost):
+                state.add_key("room", gid, b"\x01")
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_memory_and_journal_agree_on_another_own_endpoint_id(path: Path, durable: bool) -> None:
+    state: EndpointState | MemoryState = EndpointState.open(path) if durable else MemoryState()
+    state.record_window(*KEYED, b"\x02", 5, 1)
+    state.add_key("room", GID, NEW_ID)
+    assert state.windows("room", GID, NEW_ID) == {b"\x02": StoredWindow(5, 1)}
+    assert state.sequence_numbers("room", GID, NEW_ID).take() == 0
+    state.close()

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ..cose.algorithms import AeadAlgorithm, EncryptionAlgorithm, Kdf, KeyAgreement
 from ..cose.keys import PrivateKey, PublicKey, SignatureAlgorithm
-from ..errors import Busy, Limit, MisuseError, Reason, Rejected
+from ..errors import Busy, ContextExpired, Limit, MisuseError, Reason, Rejected
 from ..secret import Secret
 from . import coap
 from .profile import Profile
@@ -308,7 +308,8 @@ class SecurityContext:
     (monotonic seconds), None if that is not known. `intact` says that no Recipient Context of this Gid was ever
     lost here, since before our Sender Key was first used. `generation` counts the renewals of the group that this
     endpoint has installed: a higher one is newer. `current` until the group is renewed; `accepts_requests` until
-    then or until the grace after it has ended. `synchronization`: how it is done with the senders of requests.
+    then or until the grace after it has ended. `refusal`: why nothing at all is accepted, None if that is not so:
+    it is past its lifetime, or was removed. `synchronization`: how it is done with the senders of requests.
     `kept`: {Endpoint ID: Recipient Context}, changed only by `keep` and `depart`. `max_recipients`: senders of
     requests that are kept at most, and listeners whose answers were verified. A window is never given up for a
     newcomer, since it could not be made again; what only verified answers can be."""
@@ -330,6 +331,7 @@ class SecurityContext:
         "kept",
         "max_recipients",
         "pairwise_echo_rule",
+        "refusal",
         "sender",
         "synchronization",
     )
@@ -364,6 +366,7 @@ class SecurityContext:
         self.gid = common.gid
         self.current = True
         self.accepts_requests = True
+        self.refusal: Reason | None = None
         self.generation = 0
         self.kept: dict[bytes, RecipientContext] = {}
         self._answering: dict[bytes, RecipientContext] = {}
@@ -430,6 +433,43 @@ class SecurityContext:
             for recipient in self.kept.values():
                 recipient.sync.forget_challenges()
 
+    def suspend(self) -> None:
+        """It is past its lifetime (multicast-oscore-04 §8): nothing is sent under it nor accepted until it has been
+        confirmed. Windows and exchanges stay."""
+        self.refusal = self.refusal or Reason.CONTEXT_EXPIRED
+
+    def resume(self) -> None:
+        """It has been confirmed: it goes on where it was."""
+        if self.refusal is Reason.CONTEXT_EXPIRED:
+            self.refusal = None
+
+    def end(self) -> None:
+        """It is gone for good: what is still under way in it is refused too."""
+        self.current = self.accepts_requests = False
+        self.refusal = Reason.CONTEXT_RETIRED
+
+    def check_lifetime(self) -> None:
+        """`ContextExpired` if nothing may be sent under it for now."""
+        if self.refusal is Reason.CONTEXT_EXPIRED:
+            raise ContextExpired(
+                f"the security context of group {self.group!r} is past its lifetime, and nothing is sent until the "
+                "Group Manager has confirmed it; check that the Group Manager can be reached"
+            )
+
+    def renew_sender(self, sender: SenderContext) -> None:
+        """This endpoint has another Endpoint ID under the same Gid: from now on it protects with this Sender
+        Context alone (Group OSCORE §2.6.3.1). Windows are of others' keys and stay as they are, and what was sent
+        before can still be answered. The former Endpoint ID is nobody's. Pairwise keys are derived again, for the
+        outgoing ones are made of the Sender Key (§2.5.1).
+
+        `MisuseError` if it is not one of this Common Context, or there was none before."""
+        if self.sender is None or sender.common is not self.common:
+            raise MisuseError("a Sender Context of another Common Context, or of a pure listener")
+        former, self.sender = self.sender.sender_id, sender
+        self.depart({former} - {sender.sender_id})
+        self._forget(sender.sender_id)  # whatever was taken for another's of it is ours
+        self._pairwise.clear()
+
     def keep(self, recipient: RecipientContext) -> RecipientContext:
         """Keep a Recipient Context whose message has passed; returns the one that is kept, which is another
         if two first messages of a sender were under way at once.
@@ -474,7 +514,9 @@ class SecurityContext:
         self.keep(recipient)
 
     def learn(self, kid: bytes, public_key: PublicKey, credential: bytes | None = None) -> None:
-        """A member's credential has arrived."""
+        """A member's credential has arrived. Nothing happens if the member has left meanwhile."""
+        if kid in self._departed:
+            return
         self._public_keys[kid] = public_key
         if credential is not None:
             self._credentials[kid] = credential
@@ -482,6 +524,15 @@ class SecurityContext:
         found = self.kept.get(kid) or self._answering.get(kid)
         if found is not None:
             found.learn(public_key, credential)
+
+    def adopt(self, older: SecurityContext) -> None:
+        """Who was a member under this older context of the group, and has not left, still has its Endpoint ID: its
+        credential is known here too. What is said of an Endpoint ID or a key here already counts more."""
+        own_id = None if self.sender is None else self.sender.sender_id
+        keys = {key.data for key in self._public_keys.values()}
+        for kid, public_key in older._public_keys.items():
+            if kid != own_id and kid not in self._public_keys and public_key.data not in keys:
+                self.learn(kid, public_key, older._credentials.get(kid))
 
     def knows(self, kid: bytes) -> bool:
         """Whether the public key of this Endpoint ID is at hand."""
@@ -515,10 +566,13 @@ class SecurityContext:
         """These Endpoint IDs have left: their Recipient Contexts and keys go, their messages are refused."""
         for kid in kids:
             self._departed.add(kid)
-            self._drop(kid)
-            self._pairwise.pop(kid, None)
-            self._public_keys.pop(kid, None)
-            self._credentials.pop(kid, None)
+            self._forget(kid)
+
+    def _forget(self, kid: bytes) -> None:
+        self._drop(kid)
+        self._pairwise.pop(kid, None)
+        self._public_keys.pop(kid, None)
+        self._credentials.pop(kid, None)
 
     def __repr__(self) -> str:
         return f"<SecurityContext of {self.group!r} {self.common!r}>"

@@ -44,7 +44,9 @@ class Registry:
             self.by_address[gid, address] = context
 
     def remove(self, context: SecurityContext) -> None:
-        """Forget this context: its collections are over and its grace has ended."""
+        """Forget this context: its collections are over and its grace has ended, or this endpoint has left the
+        group."""
+        context.end()
         siblings = self._by_group[context.group]
         siblings.remove(context)
         if not siblings:
@@ -62,8 +64,8 @@ class Registry:
         context = self.by_address.get((gid, address))
         if context is None:
             raise Rejected(Reason.UNKNOWN_GROUP, gid.hex())
-        if not context.accepts_requests:
-            raise Rejected(Reason.CONTEXT_RETIRED, gid.hex())
+        if context.refusal is not None or not context.accepts_requests:
+            raise Rejected(context.refusal or Reason.CONTEXT_RETIRED, gid.hex())
         return context
 
     def of(self, gid: bytes) -> tuple[SecurityContext, ...]:
@@ -72,7 +74,10 @@ class Registry:
         found = self._by_gid.get(gid)
         if found is None:
             raise Rejected(Reason.UNKNOWN_GROUP, gid.hex())
-        accepting = tuple(context for context in found if context.accepts_requests)
+        usable = tuple(context for context in found if context.refusal is None)
+        if not usable:
+            raise Rejected(Reason.CONTEXT_EXPIRED, gid.hex())
+        accepting = tuple(context for context in usable if context.accepts_requests)
         if not accepting:
             raise Rejected(Reason.CONTEXT_RETIRED, gid.hex())
         return accepting

@@ -87,10 +87,12 @@ def protect_request(
     is the context's own: a pure listener has none, so it cannot call this.
 
     `MisuseError` if the message cannot be protected, or not in this mode, `SequenceNumbersExhausted` if there is no
-    number left."""
+    number left, `ContextExpired` if the context is past its lifetime."""
     common = sender.common
-    if common is not context.common or not context.current:
-        raise MisuseError("a Sender Context of another Security Context, or of one that is no longer current")
+    if sender is not context.sender or not context.current:
+        raise MisuseError("not the Sender Context of its Security Context, or of one that is no longer current")
+    if context.refusal is not None:
+        context.check_lifetime()
     kind, code, message_id, token, _, _ = message
     if not is_request(code):
         raise MisuseError("not a request")
@@ -389,7 +391,7 @@ def decrypt_request(
         raise Rejected(Reason.MALFORMED, "request without Gid")
     if destination is not None:
         context = registry.by_address.get((gid, destination))
-        if context is None or not context.accepts_requests:
+        if context is None or context.refusal is not None or not context.accepts_requests:
             context = registry.at(gid, destination)  # which refuses
         return _decrypt_under(context, message, value, prefix, True, now)
     contexts = registry.of(gid)
@@ -495,6 +497,8 @@ def admit(
     context = request.context
     state = verified.state
     authentic = state is _VERIFIED or state is _PAIRWISE
+    if context.refusal is not None:
+        raise Rejected(context.refusal, context.gid.hex())  # since this one has come
     if not context.current and not (context.accepts_requests and authentic):
         raise Rejected(Reason.CONTEXT_RETIRED, context.gid.hex())  # renewed while this one was under way
     recipient = request.recipient

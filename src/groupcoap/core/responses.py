@@ -185,6 +185,8 @@ class AuthenticResponse:
         response = self._response
         context = response.context
         kid = response.recipient.recipient_id
+        if context.refusal is not None:
+            raise Rejected(context.refusal, context.gid.hex())  # since this one has come
         exchange, number, notification = response._exchange, response._number, response._notification
         exchange.check(kid, context.generation, number, notification=notification)
         context.keep_answering(response.recipient)
@@ -293,6 +295,8 @@ def _decrypt_under(
     profile = common.profile
     rules = profile.rules
     tail = profile.split_response_option(common, prefix)
+    if context.refusal is not None:
+        raise Rejected(context.refusal, context.gid.hex())
     kid = _responder(context, exchange, tail)
     if kid == exchange.ids.kid and same:
         raise Rejected(Reason.OWN_MESSAGE)

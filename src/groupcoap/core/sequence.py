@@ -17,6 +17,10 @@ MAXIMUM = (1 << 40) - 1
 Reserve = Callable[[int], int]
 
 
+def _nothing() -> None:
+    pass
+
+
 def _reserve_all(_next: int) -> int:
     return MAXIMUM + 1
 
@@ -28,14 +32,16 @@ class SequenceNumbers:
     (exclusive) of the range that is now durably reserved. The default reserves everything: for a context that
     lives in memory only."""
 
-    __slots__ = ("_counter", "_end", "_given", "_lock", "_reserve")
+    __slots__ = ("_counter", "_end", "_given", "_lock", "_low", "_reserve", "_reserved", "_tell")
 
     def __init__(self, first: int = 0, reserve: Reserve = _reserve_all) -> None:
         if first < 0:
             raise MisuseError("a sequence number is not negative")
         self._counter = count(first)
         self._reserve = reserve
-        self._end = first
+        self._reserved = self._end = first  # at `_end` there is something to be done before the next is given out
+        self._low = MAXIMUM + 1
+        self._tell: Callable[[], None] = _nothing
         self._given = first - 1
         self._lock = Lock()
 
@@ -45,6 +51,15 @@ class SequenceNumbers:
         if number >= self._end:
             self._extend(number)
         return number
+
+    def watch(self, left: int, tell: Callable[[], None]) -> None:
+        """Call `tell`, once, in the thread that takes a number when fewer than this many are left after it. What
+        was to be called before is not."""
+        with self._lock:
+            self._low = MAXIMUM + 1 - left
+            self._tell = tell
+            if self._end >= 0:
+                self._end = min(self._reserved, self._low)
 
     @property
     def exhausted(self) -> bool:
@@ -61,12 +76,19 @@ class SequenceNumbers:
     def _extend(self, number: int) -> None:
         if number > MAXIMUM:
             raise SequenceNumbersExhausted("no sequence numbers left under this Sender Context")
+        tell = _nothing
         with self._lock:
-            while number >= self._end:
-                end = self._reserve(self._end)
-                if end <= self._end:
+            if self._end < 0:
+                self._reserved = -1
+            while number >= self._reserved:
+                end = self._reserve(self._reserved)
+                if end <= self._reserved:
                     raise MisuseError("a reservation of sequence numbers must grow")
-                self._end = min(end, MAXIMUM + 1)
+                self._reserved = min(end, MAXIMUM + 1)
+            if number >= self._low:
+                tell, self._tell, self._low = self._tell, _nothing, MAXIMUM + 1
+            self._end = min(self._reserved, self._low)
+        tell()
 
     def __repr__(self) -> str:
-        return f"<SequenceNumbers reserved up to {self._end}>"
+        return f"<SequenceNumbers reserved up to {self._reserved}>"

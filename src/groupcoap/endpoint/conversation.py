@@ -189,6 +189,15 @@ class Conversation:
             except GroupcoapError as problem:  # the network may be back the next time
                 log.warning("observation not refreshed: %s", problem)
 
+    def repeat(self) -> None:
+        """Send the group request once more, as a new one with the same token. That it cannot be is logged: answers
+        to the first may come yet."""
+        if not self._root.ended:
+            try:
+                self._root.repeat()
+            except GroupcoapError as problem:
+                log.warning("request not repeated: %s", problem)
+
     def leave_out(self, listener: bytes) -> None:
         """Ask this one, who has left, for nothing more: its Endpoint ID may be another's by now."""
         leg = self._legs.pop(listener, None)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -13,13 +14,13 @@ import aiocoap
 from aiocoap import interfaces
 
 from ..core.synchronization import Entropy
-from ..errors import MisuseError
+from ..errors import MisuseError, NetworkFault
 from ..files.keylog import KeyLog
 from ..files.state import RuntimeState
-from ..membership import GroupAddress, MembershipSource
+from ..membership import GroupAddress, GroupConfiguration, MembershipSource
 from .counters import Counters
 from .deferred import DeferredChecks, Report, log_report
-from .groups import Groups, ListenerPolicy
+from .groups import RUNNING_LOW, Groups, ListenerPolicy
 from .interface import GroupMessageInterface
 from .layers import GroupMessageManager, GroupTokenManager
 from .limits import DEFAULT_LIMITS, Limits
@@ -48,7 +49,7 @@ class Endpoint:
     `observation_lifetime`: seconds until an observation that is not refreshed expires at this listener.
     `report`: gets the results of deferred signature checks. `key_log`: a file to which the keys of all groups are
     added, so that captures can be decoded; None, unless somebody is looking for a fault. `limits`: how much
-    peers may take up."""
+    peers may take up. `running_low`: with fewer sequence numbers left `source` is told."""
 
     def __init__(
         self,
@@ -64,6 +65,7 @@ class Endpoint:
         report: Report = log_report,
         key_log: Path | None = None,
         limits: Limits = DEFAULT_LIMITS,
+        running_low: int = RUNNING_LOW,
         entropy: Entropy = os.urandom,
     ) -> None:
         if not (leisure >= 0 and observation_lifetime > 0):
@@ -80,9 +82,21 @@ class Endpoint:
         self._report = report
         self._key_log = key_log
         self.limits = limits
+        self._running_low = running_low
         self._entropy = entropy
         self.departures: set[Callable[[str, frozenset[bytes]], None]] = set()
         """Called with (group, Endpoint IDs) when members have left."""
+        self.joinings: dict[Callable[[str], None], None] = {}
+        """Called, in this order, with a group that this endpoint has become a member of."""
+        self.commands: Counter[str] = Counter()
+        """How many requests that change something were sent to each group."""
+        self.renewals: set[Callable[[str], None]] = set()
+        """Called with a group's name when a renewal of it has been installed."""
+        self.leavings: set[Callable[[str], None]] = set()
+        """Called with a group that this endpoint is no member of any more."""
+        self.endings: set[Callable[[str], None]] = set()
+        """Called with a group in which no exchange goes on that this endpoint has begun: it has left it, or joined
+        it again (Group OSCORE §5.1)."""
         self.closings: set[Callable[[], None]] = set()
         """Called before the endpoint closes."""
         self._rejoining: asyncio.Task[None] | None = None
@@ -96,7 +110,14 @@ class Endpoint:
         self._opened = True
         key_log = None if self._key_log is None else KeyLog(self._key_log)
         self.groups = Groups(
-            self._source, self._state, self._policy, self._entropy, self._departed, key_log, self.limits
+            self._source,
+            self._state,
+            self._policy,
+            self._entropy,
+            self._departed,
+            key_log,
+            self.limits,
+            self._running_low,
         )
         self.network = Network(self._options, self._receive, self.limits, self.counters.reached)
         try:
@@ -107,6 +128,9 @@ class Endpoint:
             self.groups.close()
             raise
         self._build_stack()
+        self.groups.changed = self._group_changed
+        self.groups.rejoined = self._end_exchanges
+        self.groups.renewed = self._renewed
         self._rejoining = asyncio.get_running_loop().create_task(self._rejoin())
         return self
 
@@ -123,7 +147,7 @@ class Endpoint:
         self.tokens = GroupTokenManager(
             self.context, self.limits, reached, self._forget, self._observation_lifetime
         )
-        self.messages = GroupMessageManager(self.tokens, self._can_respond)
+        self.messages = GroupMessageManager(self.tokens, self.groups.can_respond)
         self.deferred = DeferredChecks(self._report, self.limits)
         self.interface = GroupMessageInterface(
             self.messages,
@@ -169,14 +193,45 @@ class Endpoint:
     def _forget(self, token: bytes) -> None:
         self.interface.forget(token)
 
-    def _can_respond(self, group: str) -> bool:
-        return self.groups.current(group).sender is not None
-
     def _departed(self, group: str, endpoint_ids: frozenset[bytes]) -> None:
         if endpoint_ids:
             self.tokens.end_incoming_of(group, endpoint_ids)
             for departed in tuple(self.departures):
                 departed(group, endpoint_ids)
+
+    def _group_changed(self, group: str, before: GroupConfiguration | None, why: str | None) -> None:
+        """This endpoint has joined or left a group at run time, or the group has other addresses."""
+        if why is not None:
+            self.tokens.end_incoming_of(group)
+            for leave in tuple(self.leavings):
+                leave(group)
+            self._end_exchanges(group)
+        elif before is None:
+            for join in tuple(self.joinings):
+                join(group)
+        if before is not None:
+            self.leave(before.addresses)
+        self._join_served()
+
+    def _renewed(self, group: str) -> None:
+        for renewed in tuple(self.renewals):
+            renewed(group)
+
+    def _end_exchanges(self, group: str) -> None:
+        for end in tuple(self.endings):
+            end(group)
+        self.interface.end_outgoing_of(group)
+
+    def _join_served(self) -> None:
+        """Join what served groups need and could not be joined so far."""
+        for address in self._served_addresses():
+            try:
+                self.network.join(address)
+            except NetworkFault as fault:
+                log.warning("not listening there yet: %s", fault)
+
+    def _served_addresses(self) -> list[GroupAddress]:
+        return self.addresses([name for name in self.sites.groups if name in self.groups.names])
 
     async def _rejoin(self) -> None:
         """Watch for the interface going away and coming back, and for renewals. Bounded by the endpoint's life."""
@@ -188,6 +243,8 @@ class Endpoint:
             if up != was_up:
                 state = "back" if up else "gone"
                 log.warning("interface %s is %s", self.network.interface, state)
+            if up:
+                self._join_served()
 
     # ---- what is done with it
 
@@ -195,3 +252,7 @@ class Endpoint:
         """The multicast addresses of these groups, each once."""
         found = [address for name in groups for address in self.groups.configuration(name).addresses]
         return list(dict.fromkeys(found))
+
+    def leave(self, addresses: Iterable[GroupAddress]) -> None:
+        """Leave those of these multicast addresses that no served group needs."""
+        self.network.leave(set(addresses) - set(self._served_addresses()))

@@ -67,6 +67,7 @@ log = sparing_logger("groupcoap.drops")
 _ERRORS: dict[Reason, tuple[int, bytes]] = {
     Reason.UNKNOWN_GROUP: (coap.UNAUTHORIZED, b"Security context not found"),
     Reason.CONTEXT_RETIRED: (coap.UNAUTHORIZED, b"Security context not found"),
+    Reason.CONTEXT_EXPIRED: (coap.UNAUTHORIZED, b"Security context not found"),
     Reason.UNKNOWN_SENDER: (coap.UNAUTHORIZED, b"Security context not found"),
     Reason.NO_PUBLIC_KEY: (coap.UNAUTHORIZED, b"Security context not found"),
     Reason.NOT_PROTECTED: (coap.UNAUTHORIZED, b"This resource is served to a group only"),
@@ -97,9 +98,10 @@ class _Confirmable(NamedTuple):
 
 @dataclass(slots=True)
 class _Confirmed:
-    """A confirmable message that was accepted: its digest, and the bytes that acknowledged it."""
+    """A confirmable message that was accepted: its digest, its group, and the bytes that acknowledged it."""
 
     digest: bytes
+    group: str
     answer: bytes | None = None
 
 
@@ -200,11 +202,19 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
             if may_be_newer and unknown and self._groups.look_for_renewal():
                 self._take(received, may_be_newer=False)
             else:
+                if unknown:
+                    self._unknown_gid(received[0])
                 self._refuse(rejection, received)
         except EnvironmentFault as fault:  # the state cannot be made durable: then nothing may be delivered
             log.error("not delivered: %s", fault)
         except Exception:  # an application's function, or a mistake: other datagrams must not suffer from it
             log.exception("a datagram from %s was not processed", source[0])
+
+    def _unknown_gid(self, message: coap.Message) -> None:
+        """Say to the membership source under which Gid this has come."""
+        gid = decode_prefix(object_security(message))[2]
+        if gid is not None:
+            self._groups.source.unknown_gid(gid)
 
     def _by_multicast(self, received: Received) -> None:
         message = received[0]
@@ -238,7 +248,7 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
         known = self._confirmed.get((source[:2], message.message_id), self._loop.time())
         if known is None or known.digest != _digest(datagram):
             return False
-        if known.answer is not None:
+        if known.answer is not None and self._groups.may_send(known.group):
             self._transmit(known.answer, source)
         return True
 
@@ -297,6 +307,8 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
         plain = self.plain
         answers_us = self._is_ours(message, source)
         if plain is not None and (plain.serves or not coap.is_request(message.code)) and not answers_us:
+            if message.option(coap.OBJECT_SECURITY) is not None and coap.is_request(message.code):
+                self._unknown_gid(message)  # in pairwise mode it looks like one of RFC 8613
             plain.receive(message, source)
             return
         if message.option(coap.OBJECT_SECURITY) is None or not coap.is_request(message.code):
@@ -433,7 +445,7 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
         now = self._loop.time()
         if message.type == coap.CON:
             peer, key = (outcome.group, outcome.sender_id), (source[:2], message.message_id)
-            self._confirmed.put_for(peer, key, _Confirmed(_digest(datagram)), now)
+            self._confirmed.put_for(peer, key, _Confirmed(_digest(datagram), outcome.group), now)
         by_multicast = outcome.exchange.by_multicast
         final_block = None if by_multicast else message.option(coap.BLOCK1)
         incoming = Incoming(outcome.group, outcome.exchange, self._release_time(by_multicast), final_block)
@@ -541,7 +553,8 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
             self._confirmable.pop((source[:2], message.message_id))
         if message.type == coap.CON:
             peer, message_key = (delivered.group, delivered.sender_id), (source[:2], message.message_id)
-            self._confirmed.put_for(peer, message_key, _Confirmed(_digest(datagram)), self._loop.time())
+            confirmed = _Confirmed(_digest(datagram), delivered.group)
+            self._confirmed.put_for(peer, message_key, confirmed, self._loop.time())
         outgoing = self._outgoing.get(message.token)
         if outgoing is not None:
             outgoing.assembly = None  # what a proxy may cost is counted from one authentic answer to the next
@@ -621,14 +634,15 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
     # ---- from aiocoap's message layer
 
     def send(self, message: aiocoap.Message) -> None:
-        """Protect and send. A request that cannot be raises (`MisuseError`, `NetworkFault`) to whoever asked for
-        it; a response that cannot be is logged."""
+        """Protect and send. A request that cannot be raises (`MisuseError`, `NetworkFault`, `ContextExpired`) to
+        whoever asked for it; a response that cannot be is logged."""
         remote: GroupRemote = message.remote
         key = (remote.address[:2], message.mid)
         if message.mtype is aiocoap.CON:
             before = self._confirmable.get(key, self._loop.time())
             if before is not None and before.message is message:  # a retransmission repeats the same bytes
-                self._transmit(before.datagram, remote.address)
+                if self._groups.may_send(remote.group):
+                    self._transmit(before.datagram, remote.address)
                 return
             if self._manager.sends_again(message):
                 return  # its bytes had to make room, and no others may be sent in their place
@@ -642,7 +656,7 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
     def _send_request(self, message: aiocoap.Message, remote: GroupRemote) -> None:
         if self._closed:
             raise MisuseError("the endpoint is closed")
-        context = self._groups.current(remote.group)
+        context = self._groups.to_send(remote.group)
         if context.sender is None:
             raise MisuseError(f"a pure listener cannot send to group {remote.group!r}")
         outgoing = self._outgoing.get(message.token)
@@ -779,6 +793,15 @@ class GroupMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
         self._groups.pending.ended(token)
         self._outgoing.pop(token, None)
         self._groups.retire()
+
+    def end_outgoing_of(self, group: str) -> None:
+        """This endpoint has left the group, or joined it again: no answers to its requests there are awaited any
+        more, be they of a process before this one."""
+        for token in [token for token, outgoing in self._outgoing.items() if outgoing.group == group]:
+            self.forget(token)
+        pending = self._groups.pending
+        for token in [token for token, request in pending.left_over.items() if request.group == group]:
+            pending.ended(token)
 
     @property
     def awaits_answers(self) -> bool:

@@ -43,8 +43,9 @@ class GroupMessageManager(BoundedMessageManager):
             raise
 
     def _wanted(self, message: Message) -> bool:
-        """Whether this response is sent: pure listeners send none; No-Response (RFC 7967) decides if the request
-        has it; errors to multicast only if the resource set No-Response itself (0: send in any case)."""
+        """Whether this response is sent: pure listeners send none, nor who has left the group; No-Response (RFC
+        7967) decides if the request has it; errors to multicast only if the resource set No-Response itself (0:
+        send in any case)."""
         remote = message.remote
         if not self._can_respond(remote.group):
             return False
@@ -208,7 +209,7 @@ class GroupTokenManager(BoundedTokenManager):
         """Stop serving all requests of these members of a group, who have left; or of all members."""
         gone = [
             key
-            for key in self.incoming_requests
+            for key in self.incoming_requests or ()  # None once the endpoint is closing
             if key[1].group == group and (endpoint_ids is None or key[1].endpoint_id in endpoint_ids)
         ]
         for key in gone:

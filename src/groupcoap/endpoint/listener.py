@@ -10,7 +10,9 @@ from .endpoint import Endpoint
 
 
 class Listener:
-    """Serves `site` to the groups (all of the endpoint's if none are named) until it is closed.
+    """Serves `site` to the groups (all of the endpoint's if none are named) until it is closed. A group that the
+    endpoint leaves is served no more; one that it joins meanwhile is served if it is among the named ones, or none
+    are, and no other listener serves it.
 
     Requests reach the site only when they are authentic and in order; `remote.provenance(request)` says who sent
     them. Whether answers are sent is the group's matter: a pure listener sends none. `NetworkFault` if a multicast
@@ -18,6 +20,8 @@ class Listener:
 
     def __init__(self, endpoint: Endpoint, site: interfaces.Resource, groups: Sequence[str] | None = None) -> None:
         self._endpoint = endpoint
+        self._site = site
+        self._names = None if groups is None else tuple(groups)
         self._served: list[str] = []
         try:
             for group in endpoint.groups.names if groups is None else groups:
@@ -28,6 +32,19 @@ class Listener:
         except Exception:
             self.close()
             raise
+        endpoint.joinings[self._joined] = None
+        endpoint.leavings.add(self._left)
+
+    def _joined(self, group: str) -> None:
+        """The endpoint joins the addresses of what is served."""
+        if (self._names is None or group in self._names) and group not in self._endpoint.sites.groups:
+            self._endpoint.sites.add(group, self._site)
+            self._served.append(group)
+
+    def _left(self, group: str) -> None:
+        if group in self._served:
+            self._served.remove(group)
+            self._endpoint.sites.remove(group)
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -35,10 +52,11 @@ class Listener:
 
     def close(self) -> None:
         """Serve no more, and leave the multicast addresses that nobody else on this endpoint listens at."""
+        self._endpoint.joinings.pop(self._joined, None)
+        self._endpoint.leavings.discard(self._left)
         for group in self._served:
             self._endpoint.sites.remove(group)
-            if self._endpoint.tokens.incoming_requests is not None:
-                self._endpoint.tokens.end_incoming_of(group)
-        gone = set(self._endpoint.addresses(self._served))
+            self._endpoint.tokens.end_incoming_of(group)
+        gone = self._endpoint.addresses(self._served)
         self._served.clear()
-        self._endpoint.network.leave(gone - set(self._endpoint.addresses(self._endpoint.sites.groups)))
+        self._endpoint.leave(gone)

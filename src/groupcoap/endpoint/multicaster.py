@@ -28,6 +28,16 @@ LINGER = 10.0
 """Seconds that late challenges are answered after a collection has ended."""
 
 
+RENEWAL_UNDER_WAY = 3.0
+"""Seconds after a renewal was installed here, in which others may still be without it."""
+REPEAT_AFTER = 0.5
+"""Seconds after a renewal, or after a request soon after one, when those who have not answered are asked again; a
+third of the timeout, if that is less."""
+REPEATS = 2
+"""How often a request is repeated for renewals."""
+SAFE = frozenset((aiocoap.GET, aiocoap.FETCH))
+REPEATABLE = SAFE | {aiocoap.PUT, aiocoap.DELETE}
+"""What may be done twice (RFC 7252 §5.1, RFC 8132)."""
 MAX_EXTENSION = 20
 """An answer that comes in pieces may take so many times the timeout in all."""
 
@@ -95,7 +105,9 @@ class Multicaster:
         return self.endpoint.groups.listeners(self.group)
 
     def name_of(self, endpoint_id: bytes) -> str | None:
-        """What people call this member, if it is known."""
+        """What people call this member, if it is known and this is a member too."""
+        if self.group not in self.endpoint.groups.names:
+            return None
         member = self.endpoint.groups.member(self.group, endpoint_id)
         return None if member is None else member.name
 
@@ -105,8 +117,8 @@ class Multicaster:
         """Send a request to the group now; iterate over what is returned for the answers.
 
         The iteration ends after `timeout` seconds, or as soon as everyone in `roster` has answered: Endpoint IDs,
-        the known listeners, or None for whoever answers. `NetworkFault`, `MisuseError`,
-        `SequenceNumbersExhausted` if it cannot be sent."""
+        the known listeners, or None for whoever answers; or when this endpoint leaves the group or joins it again.
+        `NetworkFault`, `MisuseError`, `SequenceNumbersExhausted`, `ContextExpired` if it cannot be sent."""
         if message.opt.observe is not None:
             raise MisuseError("use observe() for a request with Observe")
         self.endpoint.groups.look_for_renewal()
@@ -180,7 +192,9 @@ class Multicaster:
 
     @property
     def linger(self) -> float:
-        """How long challenges may come late: only where listeners challenge at all."""
+        """How long challenges may come late: only where listeners challenge at all, and this is a member."""
+        if self.group not in self.endpoint.groups.names:
+            return 0.0
         method = self.endpoint.groups.configuration(self.group).policy.synchronization.method
         return LINGER if method is Method.CHALLENGE_RESPONSE else 0.0
 
@@ -189,7 +203,12 @@ class Collection:
     """The answers to one group request: an asynchronous iterator that ends by itself.
 
     Afterwards `answered` and `missing` say who did and who did not; `problems` why an answer could not be
-    completed. A listener that challenges gets the request again by itself and its time anew."""
+    completed. A listener that challenges gets the request again by itself and its time anew.
+
+    Where a renewal comes between, some listeners do not have the keys of the request any more, or not yet. A
+    request that may be done twice (`REPEATABLE`) is then repeated to the group if somebody has not answered: one
+    that changes something only as long as it is the last such of this endpoint, so that it does not undo a later
+    one. Of all others the application decides. Who has left meanwhile is expected no more."""
 
     def __init__(
         self,
@@ -230,6 +249,47 @@ class Collection:
         # Whoever stops iterating halfway must not keep the exchange open for ever.
         self._reaper = self._loop.call_at(self._deadline, self._reap)
         endpoint.closings.add(self.close)
+        endpoint.endings.add(self._group_ended)
+        endpoint.departures.add(self._departed)
+        endpoint.renewals.add(self._renewed)
+        self._again: asyncio.TimerHandle | None = None
+        self._repeats = REPEATS if to is None and message is not None and message.code in REPEATABLE else 0
+        self._command: int | None = None  # the number of this among those that change something
+        if message is not None and message.code not in SAFE:
+            self._command = endpoint.commands[multicaster.group] = endpoint.commands[multicaster.group] + 1
+        if endpoint.groups.since_renewal(multicaster.group) < RENEWAL_UNDER_WAY:
+            self._renewed(multicaster.group)
+
+    def _departed(self, group: str, endpoint_ids: frozenset[bytes]) -> None:
+        if group == self._multicaster.group and self.roster & endpoint_ids:
+            self.roster -= endpoint_ids
+            self._wake()
+
+    def _renewed(self, group: str) -> None:
+        """Others may have no use for the request as it was sent. Repeat it soon, but not before those who have
+        could answer."""
+        if group == self._multicaster.group and self._repeats and self._again is None:
+            self._again = self._loop.call_later(min(REPEAT_AFTER, self._timeout / 3), self._repeat)
+
+    def _repeat(self) -> None:
+        self._again = None
+        overtaken = self._command not in (None, self._multicaster.endpoint.commands[self._multicaster.group])
+        if self._closed or not self.missing or overtaken:
+            return
+        self._repeats -= 1
+        self._conversation.repeat()
+        latest = self._sent + MAX_EXTENSION * self._timeout
+        self._deadline = min(max(self._deadline, self._loop.time() + self._timeout), latest)
+        self._wake()
+
+    def _wake(self) -> None:
+        """Have who waits look at the deadlines again."""
+        if self._queue.empty():
+            self._queue.put_nowait(None)
+
+    def _group_ended(self, group: str) -> None:
+        if group == self._multicaster.group:
+            self.close()
 
     @property
     def answered(self) -> frozenset[bytes]:
@@ -260,8 +320,7 @@ class Collection:
         if endpoint_id not in self._answers:
             latest = self._sent + MAX_EXTENSION * self._timeout
             self._extended[endpoint_id] = min(self._loop.time() + self._timeout, latest)
-        if self._queue.empty():
-            self._queue.put_nowait(None)  # look at the deadlines again
+        self._wake()
 
     @property
     def _remaining(self) -> float:
@@ -303,7 +362,12 @@ class Collection:
             return
         self._closed = True
         self._multicaster.endpoint.closings.discard(self.close)
+        self._multicaster.endpoint.endings.discard(self._group_ended)
+        self._multicaster.endpoint.departures.discard(self._departed)
+        self._multicaster.endpoint.renewals.discard(self._renewed)
         self._reaper.cancel()
+        if self._again is not None:
+            self._again.cancel()
         self._queue.put_nowait(None)
         self._conversation.close(linger=self._multicaster.linger)
 
@@ -375,6 +439,7 @@ class Observation:
         self._refresh = refresh
         self._refresher = self._loop.call_later(refresh, self._register_again)
         endpoint.departures.add(self._member_left)
+        endpoint.endings.add(self._group_ended)
         endpoint.closings.add(self._stop)
 
     def _delivered(self, response: aiocoap.Message) -> None:
@@ -398,11 +463,16 @@ class Observation:
                 self.streams[endpoint_id]._end()
             self._conversation.leave_out(endpoint_id)
 
+    def _group_ended(self, group: str) -> None:
+        if group == self._multicaster.group:
+            self._stop()
+
     def _stop(self) -> None:
         """End all streams, and wait for nothing more."""
         self._refresher.cancel()
         endpoint = self._multicaster.endpoint
         endpoint.departures.discard(self._member_left)
+        endpoint.endings.discard(self._group_ended)
         endpoint.closings.discard(self._stop)
         for stream in (*self.streams.values(), self._all):
             stream._end()

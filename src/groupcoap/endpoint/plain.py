@@ -112,6 +112,7 @@ class PlainMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
         self._manager = manager
         self._network = network
         self._may_answer = may_answer
+        self._closed = False
         self.serves = serves
         """Whether there is a site for requests; otherwise this is a client only."""
 
@@ -121,6 +122,8 @@ class PlainMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
         self._manager.dispatch_message(from_core(message, remote))
 
     def send(self, message: aiocoap.Message) -> None:
+        if self._closed:  # the message layer's timers for empty acknowledgements do not end with it
+            return
         error = message.mtype is aiocoap.RST or (message.code.is_response() and not message.code.is_successful())
         if error and not self._may_answer(message.remote.address):
             return
@@ -149,7 +152,8 @@ class PlainMessageInterface(interfaces.MessageInterface):  # type: ignore[misc]
         return SocketRemote(self._network.socket_address(address, port or COAP_PORT))
 
     async def shutdown(self) -> None:
-        """The socket is the endpoint's."""
+        """The socket is the endpoint's. Nothing is sent any more: that would open a socket anew."""
+        self._closed = True
 
 
 def open_stack(

@@ -112,7 +112,7 @@ def read_group(path: Path) -> GroupFile:
             addresses=read_addresses(members["addresses"]),
             roles=roles,
             epochs=epochs,
-            policy=_policy(members["policy"]),
+            policy=read_policy(members["policy"]),
             **_given(algorithms),
         )
     return GroupFile(path, configuration, identity)
@@ -130,7 +130,7 @@ def save_group(
         **parameters_json(configuration.parameters),
         "roles": _roles_json(configuration.roles),
         "addresses": [str(address) for address in configuration.addresses],
-        "policy": _policy_json(configuration.policy),
+        "policy": policy_json(configuration.policy),
         "epochs": [_epoch_json(epoch) for epoch in configuration.epochs],
     }
     write_document(path, KIND, body, replace=overwrite)
@@ -276,11 +276,12 @@ def read_addresses(entry: Field) -> tuple[GroupAddress, ...]:
     return tuple(addresses)
 
 
-def _policy(entry: Field) -> GroupPolicy:
+def read_policy(entry: Field) -> GroupPolicy:
+    """What `policy_json` has made."""
     members = entry.members(
         ("synchronization", "verification", "grace", "max_unfragmented_size"), ("response_mode",)
     )
-    synchronization = _synchronization(members["synchronization"])
+    synchronization = read_synchronization(members["synchronization"])
     with entry.refusing():
         return GroupPolicy(
             synchronization=synchronization,
@@ -291,7 +292,8 @@ def _policy(entry: Field) -> GroupPolicy:
         )
 
 
-def _synchronization(entry: Field) -> SynchronizationPolicy:
+def read_synchronization(entry: Field) -> SynchronizationPolicy:
+    """What `synchronization_json` has made."""
     members = entry.members(("method", "challenge_lifetime", "rechallenge_after", "repeat_length"), ("max_gap",))
     with entry.refusing():
         return SynchronizationPolicy(
@@ -303,21 +305,25 @@ def _synchronization(entry: Field) -> SynchronizationPolicy:
         )
 
 
-def _policy_json(policy: GroupPolicy) -> Json:
-    synchronization = policy.synchronization
-    gap = {} if synchronization.max_gap is None else {"max_gap": synchronization.max_gap}
+def policy_json(policy: GroupPolicy) -> Json:
+    """A group's policy, as it stands in documents."""
     return {
-        "synchronization": {
-            "method": synchronization.method.value,
-            "challenge_lifetime": synchronization.challenge_lifetime,
-            "rechallenge_after": synchronization.rechallenge_after,
-            "repeat_length": synchronization.repeat_length,
-            **gap,
-        },
+        "synchronization": synchronization_json(policy.synchronization),
         "verification": policy.verification.value,
         **({} if policy.response_mode is None else {"response_mode": policy.response_mode.value}),
         "grace": policy.grace,
         "max_unfragmented_size": policy.max_unfragmented_size,
+    }
+
+
+def synchronization_json(policy: SynchronizationPolicy) -> Json:
+    """How it is synchronized, as it stands in documents."""
+    return {
+        "method": policy.method.value,
+        "challenge_lifetime": policy.challenge_lifetime,
+        "rechallenge_after": policy.rechallenge_after,
+        "repeat_length": policy.repeat_length,
+        **({} if policy.max_gap is None else {"max_gap": policy.max_gap}),
     }
 
 
@@ -393,8 +399,10 @@ def _members(entry: Field, common: CommonContext, parameters: SecurityParameters
 def _member(entry: Field, common: CommonContext, parameters: SecurityParameters) -> Member:
     fields = entry.members(("id", "name", "roles", "credential"))
     roles = _roles(fields["roles"])
-    if Role.PURE_LISTENER in roles:
-        fields["roles"].fault("a pure listener has no Endpoint ID, so it is not listed")
+    if roles == {Role.PURE_LISTENER}:
+        fields["roles"].fault("who is a pure listener and nothing else has no Endpoint ID, so it is not listed")
+    if {Role.PURE_LISTENER, Role.LISTENER} <= roles:
+        fields["roles"].fault("a pure listener is no listener that responds")
     credential = usable_credential(fields["credential"], parameters)
     return Member(_endpoint_id(fields["id"], common), fields["name"].text(), roles, credential)
 

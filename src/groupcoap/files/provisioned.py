@@ -145,6 +145,18 @@ class ProvisionedMembership:
                     return next((m.credential for m in epoch.members if m.endpoint_id == endpoint_id), None)
         return None
 
+    def running_low(self, group: str, gid: bytes, own_id: bytes) -> None:
+        """Said in the log: only who provisions the group can renew it."""
+        log.warning(
+            "group %s: few sequence numbers are left to %s under Gid %s; renew the group with provision --renew",
+            group,
+            own_id.hex(),
+            gid.hex(),
+        )
+
+    def unknown_gid(self, gid: bytes) -> None:
+        """Nothing: `refresh` finds what there is to be found."""
+
 
 def _appearance(path: Path) -> tuple[int, ...]:
     """What changes when a file does, or its owner and mode; empty if it is not there."""

@@ -92,8 +92,8 @@ class DevicePlan:
 
     def __post_init__(self) -> None:
         check_file_name("device", self.name)
-        if not self.roles or (Role.PURE_LISTENER in self.roles and self.roles != _PURE):
-            raise MisuseError(f"{self.name}: a device has roles, and a pure listener no other")
+        if not self.roles or {Role.PURE_LISTENER, Role.LISTENER} <= self.roles:
+            raise MisuseError(f"{self.name}: a device has roles, and a pure listener is no listener that responds")
 
 
 @dataclass(frozen=True, slots=True)

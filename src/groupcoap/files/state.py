@@ -2,7 +2,8 @@
 
 Records of the journal, oldest first, later ones overriding earlier ones:
 
-    ["key", group, gid, own_id]                            there is state for this Security Context
+    ["key", group, gid, own_id]                            there is state for this Security Context, with the
+                                                           windows of all own Endpoint IDs under this Gid so far
     ["reserve", group, gid, own_id, end]                   numbers below `end` count as used
     ["window", group, gid, own_id, sender_id, highest, bits]
     ["forget", group, gid]                                 none of this is needed, or trusted, any more
@@ -98,8 +99,12 @@ class RuntimeState(Protocol):
         """Give the exclusive use back."""
 
     def add_key(self, group: str, gid: bytes, own_id: bytes | None) -> None:
-        """Begin state for a new Security Context; nothing happens if there is such state. `StateLost` if this Gid
-        was forgotten, or is older than one that was used: its sequence numbers would start again."""
+        """Begin state for a new Security Context, or for another own Endpoint ID in one: sequence numbers then
+        begin anew, since the Sender Key is new, and windows are those that there are already under this Gid, since
+        the keys of others are not. Sequence numbers that there are go on.
+
+        `StateLost` if this Gid was forgotten, or is older than one that was used (see `is_older`): its sequence
+        numbers would start again."""
 
     def knows(self, group: str) -> bool:
         """Whether there is or was state for any Gid of this group. Then one that was never heard of is new."""
@@ -128,14 +133,22 @@ class _Contents:
 
     def add(self, key: StateKey) -> None:
         self.marks.setdefault(key, 0)
-        self.windows.setdefault(key, {})
+        self.windows[key] = _all_windows(self.windows, key)
 
     def forget(self, group: str, gid: bytes) -> None:
         for key in [key for key in self.marks if (key.group, key.gid) == (group, gid)]:
             del self.marks[key], self.windows[key]
         self.forgotten[group, gid] = None
         if len(self.forgotten) > MAX_FORGOTTEN:
-            del self.forgotten[next(iter(self.forgotten))]
+            del self.forgotten[self._dispensable()]
+
+    def _dispensable(self) -> tuple[str, bytes]:
+        """The oldest of those that a later Gid with the same prefix keeps from coming back as well, or if there are
+        none the oldest: a group with a new prefix would lose all that is known of the former ones otherwise."""
+        for group, gid in self.forgotten:
+            if any(is_older(gid, known) for known in self.gids(group)):
+                return group, gid
+        return next(iter(self.forgotten))
 
     def gids(self, group: str) -> set[bytes]:
         """Every Gid of this group that is known or was forgotten."""
@@ -436,10 +449,12 @@ class EndpointState:
         with self._guard:
             if (group, gid) in self._contents.forgotten:
                 raise StateLost(self._journal.path, _forgotten(group, gid))
-            if key not in self._contents.marks:
-                if any(is_older(gid, known) for known in self._contents.gids(group)):
-                    raise StateLost(self._journal.path, _superseded(group, gid))
-                self._append(["key", *_key_json(key)])
+            known = key in self._contents.marks
+            if not known and any(is_older(gid, other) for other in self._contents.gids(group)):
+                raise StateLost(self._journal.path, _superseded(group, gid))
+            windows = self._contents.windows
+            if not known or windows[key] != _all_windows(windows, key):
+                self._append(["key", *_key_json(key)])  # in one record: without the windows a replay could pass
                 self._contents.add(key)
                 self._journal.remember_gids({group: gid.hex()})
 
@@ -548,6 +563,20 @@ def _claim(claimed: set[StateKey], key: StateKey) -> None:
     claimed.add(key)
 
 
+def _all_windows(windows: Mapping[StateKey, dict[bytes, StoredWindow]], key: StateKey) -> dict[bytes, StoredWindow]:
+    """What was recorded of each sender under this Gid, whatever this endpoint's own Endpoint ID was: of two windows
+    of one sender, which began as one, the later has all that the earlier has."""
+    merged = dict(windows.get(key, {}))
+    for other, recorded in windows.items():
+        if (other.group, other.gid) == (key.group, key.gid):
+            for sender_id, window in recorded.items():
+                mine = merged.get(sender_id, window)
+                later = max(mine, window, key=lambda one: one.highest)
+                bits = mine.bits | window.bits if mine.highest == window.highest else later.bits
+                merged[sender_id] = StoredWindow(later.highest, bits)
+    return merged
+
+
 def _check_window(highest: int, bits: int) -> None:
     """What would not be taken back on loading must not be written."""
     if not 0 <= highest <= MAXIMUM or not 0 <= bits < 1 << WIDTH:
@@ -572,7 +601,12 @@ def _superseded(group: str, gid: bytes) -> str:
 
 def is_older(gid: bytes, known: bytes) -> bool:
     """Whether this Gid has the same Group Prefix as a known one (multicast-oscore-04 §8: at least 8 bytes) and a
-    lower Group Epoch."""
+    lower Group Epoch.
+
+    Only then do two Gids say which was first. A new prefix says nothing: a Group Manager takes a random one that it
+    has never used before its epoch wraps, or when it has been restored, and what comes with it are new keys. That a
+    Gid of a former prefix does not come back is seen to by what is known of that prefix, or was forgotten, of which
+    the latest stays (`_Contents._dispensable`)."""
     return len(gid) == len(known) and gid[:MIN_PREFIX] == known[:MIN_PREFIX] and gid < known
 
 
@@ -622,6 +656,8 @@ class MemoryState:
     def add_key(self, group: str, gid: bytes, own_id: bytes | None) -> None:
         """As `RuntimeState.add_key`."""
         self._check(group, gid)
+        key = StateKey(group, gid, own_id)
+        self._windows[key] = _all_windows(self._windows, key)
 
     def knows(self, group: str) -> bool:
         """As `RuntimeState.knows`: every group."""
