@@ -40,6 +40,8 @@ OnMulticast = Callable[[coap.Message, SocketAddress], None]
 
 _KNOWN_FLAGS: Final = 0x07 | FLAG_KID | FLAG_GID  # the others are reserved, or a group's
 _REQUEST_TAG: Final = 4
+_TURNS: Final = 5
+"""Of the event loop, within which a cancelled request has ended."""
 
 log = sparing_logger("groupcoap.associations")
 
@@ -123,6 +125,8 @@ class CoapNode:
         """End all requests, leave the multicast addresses, close the sockets."""
         network = self.network
         self._network = None
+        for _ in range(_TURNS):  # what was cancelled just now ends first: aiocoap's shutdown would fail over it
+            await asyncio.sleep(0)
         await self._context.shutdown()
         network.close()
 
