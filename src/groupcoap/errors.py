@@ -126,9 +126,10 @@ class Busy(Rejected):
 
 
 class Refused(GroupcoapError):
-    """A Group Manager refuses a request, or has refused ours. `code`: the CoAP response code, as an integer. `error`:
-    the number of an ace-groupcomm-error (RFC 9594 §4.1.2), None if there is none. `title`: for people, one line; it goes
-    over the wire. `retry_after`: seconds after which the same may be asked again, None if that is of no use."""
+    """A Group Manager refuses a request, or has refused ours. `code`: the CoAP response code, as an integer.
+    `error`: the number of an ace-groupcomm-error (RFC 9594 §4.1.2), None if there is none. `title`: for people, one
+    line; it goes over the wire. `retry_after`: seconds after which the same may be asked again, None if that is of
+    no use."""
 
     def __init__(self, code: int, title: str, error: int | None = None, retry_after: float | None = None) -> None:
         super().__init__(code, title, error)

@@ -43,3 +43,12 @@ def test_join_prints_ratios_taken_in_the_same_run(monkeypatch: pytest.MonkeyPatc
     assert all(rate > 0 for rate in rates)
     assert figures["single_ratio"] == pytest.approx(rates[1] / rates[0], rel=0.05)
     assert figures["concurrent_ratio"] == pytest.approx(rates[2] / rates[0], rel=0.05)
+
+
+@pytest.mark.processes
+def test_a_fleet_joins_by_one_renewal_or_two() -> None:
+    result = CliRunner().invoke(bench, ["fleet", "--json", "--devices", "100"])
+    assert result.exit_code == 0, result.output
+    figures = json.loads(result.output)
+    assert figures["members"] == 101
+    assert 1 <= figures["renewals"] <= 2

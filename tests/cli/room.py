@@ -29,7 +29,12 @@ PROGRAM = (sys.executable, "-m", "groupcoap")
 PATIENCE = 30.0
 """Seconds to wait for what comes at once on an idle machine."""
 
-ROLES = {"switch": Role.MULTICASTER, "lamp": Role.LISTENER, "panel": Role.PURE_LISTENER}
+ROLES = {
+    "switch": {Role.MULTICASTER},
+    "lamp": {Role.LISTENER},
+    "panel": {Role.PURE_LISTENER},
+    "desk": {Role.MULTICASTER, Role.PURE_LISTENER},
+}
 
 
 class Process:
@@ -170,7 +175,7 @@ def furnished(
     with ExitStack() as stack:
         port = stack.enter_context(reserve_port()).getsockname()[1]
         address = GroupAddress(IPv4Address("224.0.1.187"), port)
-        devices = [DevicePlan(name, frozenset({ROLES[name.partition("-")[0]]})) for name in names]
+        devices = [DevicePlan(name, frozenset(ROLES[name.partition("-")[0]])) for name in names]
         provision(directory / "devices", change(GroupPlan("room", (address,), policy or GroupPolicy())), devices)
         hosts = {name: f"127.0.0.{n}" for n, name in enumerate(names, 2)}
         yield Room(directory / "devices", address, hosts, stack)

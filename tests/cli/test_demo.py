@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import select
 import shlex
 import signal
 import socket
 import subprocess
-from contextlib import closing
+import tempfile
+import time
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from groupcoap.core.option import FLAG_KID
 from groupcoap.core.policy import PROFILES
 from groupcoap.demo.anatomy import Legend, dissect
 from groupcoap.demo.attacks import Recorded, Relay
+from groupcoap.demo.office import Office
 from groupcoap.errors import Rejected
 
 from .room import PATIENCE, Process, run
@@ -33,20 +35,42 @@ DATAGRAM = bytes.fromhex(
 )
 
 
-def lamps_below(pid: int) -> list[int]:
-    """The processes that this one has started."""
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+def below(directory: Path) -> list[int]:
+    """The processes of this program that have to do with files in this directory."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                arguments = (entry / "cmdline").read_bytes().split(b"\0")
+                if any(argument.startswith(os.fsencode(directory)) for argument in arguments):
+                    found.append(int(entry.name))
+    return found
 
 
-def alive(pid: int) -> bool:
+def is_over(pid: int) -> bool:
+    """Whether this process has ended, waited for or not."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def wait_until_over(directory: Path) -> None:
+    """Fails if a process that has to do with this directory goes on."""
+    deadline = time.monotonic() + PATIENCE
+    while left := [pid for pid in below(directory) if not is_over(pid)]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
 
 
 COMMON = (
+    "$ groupcoap manager init house --bind 127.0.1.1",
+    "devices/lamp-1/enrolment.json: handle ",
+    "secret …, manager 127.0.1.1:",
+    "group room as listener",
+    "4 devices enrolled",
+    "lamp-1 listens at 224.0.1.187:",
+    "members 4, behind nobody",
     "107 bytes that anybody can see",
     "3 of 3 lamps were told, and know that it is fresh and from the switch",
     "3 verified answers",
@@ -56,6 +80,14 @@ COMMON = (
     "3 of 3 lamps refused it: signature failed",
     "2 of 3 answered; missing: lamp-2",
     "3 of 3 answered, all say on 20%",
+    "lamp-3: room: no member any more: ",
+    "lamp-1: room: new keys, Gid ",
+    "it cannot be read any more",
+    ": unknown sender: ",
+    "2 of 2 lamps refused both",
+    "1 of 2 answered, with new keys; missing: lamp-1",
+    "members 3, behind lamp-1",
+    "2 of 2 answered, all say on 80%",
 )
 DRAFT = ("answered 4.03", "all of these say on 75%: what the attackers sent has changed nothing")
 GROUP_OSCORE_STORY = (
@@ -66,14 +98,15 @@ GROUP_OSCORE_STORY = (
     "lamp-1 was told, and answered: on 15%, likewise for the switch alone",
     "43 bytes, for there is no countersignature",
     "2 of 2 could neither read nor take it: decryption failed",
-    "lamp-1 says on 15%, the others on 75%: what the attackers sent has changed nothing",
+    "what the attackers sent has changed nothing",
 )
+PULSE = r"(\d+) with the former keys and (\d+) with the new ones: (\d+) of (\d+) answered by 2 of 2 lamps, (\d+) "
 
 
 @pytest.mark.processes
 @pytest.mark.parametrize(
     ("profile", "steps", "particular"),
-    [("multicast-oscore-04", 7, DRAFT), ("group-oscore", 8, GROUP_OSCORE_STORY)],
+    [("multicast-oscore-04", 10, DRAFT), ("group-oscore", 11, GROUP_OSCORE_STORY)],
 )
 def test_all_of_it_happens_and_can_be_tried_by_hand_and_ends_without_a_trace(
     tmp_path: Path, profile: str, steps: int, particular: tuple[str, ...]
@@ -85,59 +118,77 @@ def test_all_of_it_happens_and_can_be_tried_by_hand_and_ends_without_a_trace(
         demo.expect("Try, in another terminal:")
         get, put = (shlex.split(demo.expect("groupcoap")) for _ in range(2))
         alone = shlex.split(demo.expect("--to lamp-1=127.0.0.2:")) if particular is GROUP_OSCORE_STORY else None
-        observe, decode = (shlex.split(demo.expect("groupcoap")) for _ in range(2))
+        observe, members, rekey, evict = (shlex.split(demo.expect("groupcoap")) for _ in range(4))
         demo.expect("What lamp-1 says:")
-        lamps = lamps_below(demo.pid)
-        assert len(lamps) == 3
-        directory = Path(get[get.index("--member") + 1]).parent
+        assert len(below(tmp_path)) == 3  # the manager, and the two lamps that were not evicted
         for command, says in (
-            (get, "3 of 3"),
+            (get, "2 of 2"),
             (put, "on 10%"),
-            (decode, "the countersignature is right: from switch"),
+            (members, "3 members, renewal "),
+            (rekey, "room: renewal "),
         ):
-            done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
-            assert (done.returncode, done.stderr) == (0, "")
-            assert says in done.stdout
-        assert demo.expect('PUT /light "10"')
+            assert says in done(command)
+        demo.expect('PUT /light "10"')
+        demo.expect("room: new keys, Gid ")
         if alone is not None:
-            done = subprocess.run(alone, capture_output=True, text=True, timeout=PATIENCE, check=False)
-            assert (done.returncode, done.stderr) == (0, "")
+            done(alone)
             assert demo.expect('PUT /light "5"').endswith("pairwise")
-        watched = subprocess.run(
-            [*observe, "--count", "3"], capture_output=True, text=True, timeout=PATIENCE, check=False
-        )
-        assert watched.returncode == 0
+        assert "2 of 2" in done([*observe, "--count", "2"])
+        assert "lamp-2 is evicted from room" in done(evict)
+        demo.expect("room: new keys, Gid ")
         demo.signal(signal.SIGINT)
         assert demo.ended() == 0
     finally:
         demo.close()
-    assert not [pid for pid in lamps if alive(pid)]
-    assert directory.is_relative_to(tmp_path)
+    assert not below(tmp_path)
     assert not list(tmp_path.iterdir())
 
     assert "\x1b" not in story
     in_one_line = " ".join(story.split())
     for said in (*COMMON, *particular):
         assert said in in_one_line
-    assert re.findall(r"^(\d)  ", story, re.MULTILINE) == [str(n) for n in range(1, steps + 1)]
+    assert re.findall(r"^(\d+)  ", story, re.MULTILINE) == [str(n) for n in range(1, steps + 1)]
     assert len(re.findall(r"the first lamp after \d+ ms, the last after \d+ ms", story)) == 3
+    assert re.search(r"handle [0-9a-f]{16}, secret …", in_one_line)
+    pulse = re.search(PULSE, in_one_line)
+    assert pulse is not None
+    before, after, answered, sent, answers = map(int, pulse.groups())
+    assert before >= 3
+    assert after >= 3
+    assert before + after == answered == sent == answers / 2
     assert "✗" not in story
 
 
+def done(command: list[str]) -> str:
+    """What a command says that does its work."""
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    return ended.stdout
+
+
+ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+MOMENTS = (
+    "groupcoap manager init",
+    "2 lamps and the switch join",
+    "The switch dims the room",
+    "is evicted; the switch does not stop",
+    "sleeps (kill -STOP",
+)
+
+
 @pytest.mark.processes
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_whatever_ends_it_ends_its_lamps(number: signal.Signals, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "moment"),
+    [(number, MOMENTS[-1]) for number in ENDS] + [(ENDS[n % 3], moment) for n, moment in enumerate(MOMENTS[:-1])],
+)
+def test_whatever_ends_it_ends_its_processes(number: signal.Signals, moment: str, tmp_path: Path) -> None:
     demo = Process(["demo", "--lamps", "2"], TMPDIR=str(tmp_path))
     try:
-        demo.expect("2  The switch dims the room")
-        lamps = lamps_below(demo.pid)
-        descriptors = [os.pidfd_open(pid) for pid in lamps]
-        assert len(lamps) == 2
+        demo.expect(moment)
+        time.sleep(0.3)  # in the middle of it
         demo.signal(number)
         assert demo.ended() == (130 if number is not signal.SIGKILL else -signal.SIGKILL)
-        for descriptor in descriptors:
-            assert select.select([descriptor], [], [], PATIENCE)[0]
-            os.close(descriptor)
+        wait_until_over(tmp_path)
     finally:
         demo.close()
     if number is not signal.SIGKILL:
@@ -146,11 +197,32 @@ def test_whatever_ends_it_ends_its_lamps(number: signal.Signals, tmp_path: Path)
 
 @pytest.mark.processes
 @pytest.mark.parametrize("lamps", ["1", "2"])
-def test_pairwise_with_few_lamps(lamps: str) -> None:
-    """With one lamp nobody is there who could listen in; with two, the only other one."""
-    done = run("demo", "--profile", "group-oscore", "--lamps", lamps)
-    assert (done.code, done.err) == (0, "")
-    assert ("1 of 1 could neither read nor take it" in done.out) is (lamps == "2")
+def test_with_few_lamps(lamps: str) -> None:
+    """With one lamp nobody is there who could listen in, nor be left if it were evicted; with two, one other."""
+    ended = run("demo", "--profile", "group-oscore", "--lamps", lamps)
+    assert (ended.code, ended.err) == (0, "")
+    assert ("1 of 1 could neither read nor take it" in ended.out) is (lamps == "2")
+    assert ("1 of 1 lamps refused both" in ended.out) is (lamps == "2")
+    assert "missing: lamp-1\n" in ended.out
+
+
+@pytest.mark.processes
+def test_what_does_not_happen_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(Office, "evict", lambda self, device: ("rekey", "room"))
+    try:
+        assert main(["demo", "--lamps", "2"]) == 1
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    out = capsys.readouterr().out
+    assert "✗ lamp-2 did not learn that it is evicted" in " ".join(out.split())
+    assert out.endswith("Not all of it happened.\n")
+    assert not below(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("lamps", ["0", "101", "many"])

@@ -81,6 +81,19 @@ def test_a_pure_listener_never_answers(room: Room) -> None:
     panel.expect('PUT /light "off" from switch-1 (00): number 1, ordered, signature verified')
 
 
+def test_who_sends_and_is_a_pure_listener_hears_the_others_and_never_answers(tmp_path: Path) -> None:
+    with furnished(tmp_path, switch=1, lamp=1, desk=1) as room:
+        desk, lamp = room.listen("desk-1", "-v"), room.listen("lamp-1")
+        assert "never answers (pure listener)" in desk.lines[0]
+        for payload in ("on", "off"):
+            both = room.send("put", "/light", "--payload", payload, "--roster", "lamp-1")
+            assert both.code == 0
+        desk.expect('PUT /light "off" from switch-1')
+        assert desk.stop() == 0
+        assert room.send("put", "/light", "--payload", "40", member="desk-1").code == 0
+        lamp.expect('PUT /light "40" from desk-1')
+
+
 def test_a_group_file_will_do(room: Room) -> None:
     path = room.directory / "lamp-1" / "room.group.json"
     room.start("listen", str(path), *room.bound("lamp-1")).expect("lamp-1 listens at ")

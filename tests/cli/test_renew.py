@@ -39,6 +39,9 @@ def test_running_devices_take_it_up_and_the_evicted_is_out(room: Room) -> None:
     assert lamps["lamp-2"].stop() == 0
     assert not any('"30"' in line for line in lamps["lamp-2"].rest())
     assert run("listen", str(room.directory / "lamp-2"), "--interface", "lo").code == 3
+    again = renew(room, "--evict", "lamp-2")
+    assert "lamp-2: evicted before, and no member any more" in again
+    assert "evicted: " not in again
 
 
 def test_a_copy_is_silent_and_a_lamp_with_lost_state_comes_back_by_renewal(room: Room, tmp_path: Path) -> None:

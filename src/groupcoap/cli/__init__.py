@@ -27,13 +27,32 @@ COMMANDS = {
     "check": "Find out why nothing comes, and what to do about it.",
     "vectors": "Check this implementation against test vectors.",
     "bench": "Measure the core and the collection of answers.",
+    "manager": "Make a Group Manager, run it, back it up.",
+    "group": "Make groups at a Group Manager, and change them.",
+    "enroll": "Let devices join groups: one credential file for each.",
+    "grant": "Let a device that is enrolled join one more group.",
+    "devices": "Who is enrolled, and for what.",
+    "withdraw": "Take a device out of everything, for good.",
+    "members": "Who is in a group, and who is behind.",
+    "evict": "Take a device out of a group: new keys for the others.",
+    "rekey": "Give a group new keys now.",
+    "status": "How the groups of a Group Manager are.",
+    "audit": "What has happened at a Group Manager.",
+    "join": "On a device: join its groups.",
+    "leave": "On a device: leave a group.",
 }
 """Name, also of the module and of the attribute in it, and what `--help` says; in the order of a first visit."""
+
+MANAGED = tuple(name for index, name in enumerate(COMMANDS) if index >= list(COMMANDS).index("manager"))
+"""Those that are about groups with a Group Manager."""
 
 _OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 """What writing to standard output fails with. Any other `OSError` that comes up to here is a mistake of ours."""
 
-EPILOG = "Exit codes: 0 done, 1 incomplete, 2 usage, 3 bad file, 4 state locked, 5 network; 130 interrupted."
+EPILOG = (
+    "Exit codes: 0 done, 1 incomplete, 2 usage, 3 bad file, 4 state locked, 5 network, 6 database, 7 refused; "
+    "130 interrupted."
+)
 
 
 class _Commands(click.Group):
@@ -55,8 +74,11 @@ class _Commands(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        managed = [(name, text) for name, text in COMMANDS.items() if name in MANAGED]
+        others = [(name, text) for name, text in COMMANDS.items() if name not in MANAGED]
+        for heading, commands in (("Commands", others), ("With a Group Manager", managed)):
+            with formatter.section(heading):
+                formatter.write_dl(commands)
 
 
 def _show_version(ctx: click.Context, _param: click.Parameter, asked: bool) -> None:

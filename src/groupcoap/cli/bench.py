@@ -77,6 +77,73 @@ def flood(as_json: bool, rounds: int | None, seconds: float | None) -> None:
     _show(figures, measurement.GOALS, as_json)
 
 
+@bench.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+@click.option(
+    "--size",
+    "sizes",
+    type=click.IntRange(3, 1_000_000),
+    multiple=True,
+    metavar="N",
+    help="Members of the group; may be given several times (default: 100, 10000 and 100000; half a minute).",
+)
+def rekey(as_json: bool, sizes: tuple[int, ...]) -> None:
+    """What it costs the Group Manager when one member leaves, by rekeying scheme and size of the group.
+
+    encryptions: keys to be encrypted, each once, as RFC 2627 counts; messages, bytes: as they leave, several keys
+    in each; ms: milliseconds from the decision to the last message, durable in between, the median of five leaves
+    where all goes by multicast. lkh-2, lkh-4: key trees of arity 2 and 4.
+    """
+    from ..bench import rekey as measurement
+
+    figures = measurement.run(sizes or measurement.SIZES)
+    if as_json:
+        click.echo(json.dumps(figures))
+        return
+    rows = {f"{name}, n = {int(n):,}": values for name, by_size in figures.items() for n, values in by_size.items()}
+    _print_table(rows, {})
+
+
+@bench.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+@click.option("--rounds", type=click.IntRange(min=1), help="How often everything is measured (default: 3).")
+def join(as_json: bool, rounds: int | None) -> None:
+    """How many joins the Group Manager makes durable in a second, beside what the disk gives.
+
+    commits_per_second: bare durable transactions of one row on the same disk (SQLite, WAL, synchronous FULL).
+    single_ratio: joins one after the other, each with its own commit, over that; concurrent_ratio: 64 at a time,
+    which share commits. A join is everything but the network: parsing, proof of possession, Endpoint ID, rows,
+    audit, commit, response."""
+    from ..bench import join as measurement
+
+    figures = measurement.run(rounds or measurement.ROUNDS)
+    goals = {"join": {"single_ratio": ("≥", 0.1), "concurrent_ratio": ("≥", 0.5)}}
+    if as_json:
+        click.echo(json.dumps(figures))
+    else:
+        _print_table({"join": figures}, goals)
+
+
+@bench.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+@click.option(
+    "--devices", type=click.IntRange(1, 1000), default=100, show_default=True, metavar="N", help="How many."
+)
+def fleet(as_json: bool, devices: int) -> None:
+    """How long it takes until many devices have joined a group, from nothing but their credential files.
+
+    enroll_seconds: making these files, from a list; join_seconds: until the last one has its keys and has said so,
+    all starting at once; renewals: how many it took. The manager is a process of its own, the devices are in
+    another."""
+    from ..bench import fleet as measurement
+
+    figures = measurement.run(devices)
+    if as_json:
+        click.echo(json.dumps(figures))
+    else:
+        _print_table({"fleet": figures}, {"fleet": {"join_seconds": ("≤", 60.0), "renewals": ("≤", 2.0)}})
+
+
 def _show(figures: Figures, goals: Goals, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(figures))

@@ -15,10 +15,11 @@ import click
 
 from ..core.multicast_oscore_04 import MULTICAST_OSCORE_04
 from ..core.policy import PROFILES, profile_by_name
-from ..demo.lamps import LampFailed
-from ..demo.room import INTERFACE, Room, furnish, reserve_port
-from ..demo.show import Show, ShowFailed
+from ..demo.processes import ProcessFailed
+from ..demo.room import GROUP, INTERFACE, Room, reserve_port
+from ..demo.show import Show
 from ..demo.stage import Stage
+from ..demo.switch import ShowFailed
 from ..errors import GroupcoapError
 from .exits import Exit
 from .text import plural, printable
@@ -39,16 +40,22 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 @click.option("--keep", is_flag=True, help="Leave the lamps running, to try things by hand, until Ctrl-C.")
 @click.pass_context
 def demo(ctx: click.Context, lamps: int, profile: str, keep: bool) -> None:
-    """Show it at work: a switch dims a room of lamps, each a process of its own, with real multicast that stays on
-    this machine; then attacks, which fail, and a lamp that does.
+    """Show it at work: a Group Manager lets a switch and lamps join, each a process of its own; the switch dims the
+    lamps with real multicast that stays on this machine; then attacks, which fail, a lamp that does, one that is
+    evicted, and one that sleeps while keys are renewed.
 
     Exit code 0 only if all of it happened.
     """
     for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: nothing is left behind
         signal.signal(number, signal.default_int_handler)
     stage = Stage()
-    with closing(reserve_port()) as port, TemporaryDirectory(prefix="groupcoap-demo-") as directory:
-        room = furnish(Path(directory), lamps, port.getsockname()[1], profile_by_name(profile))
+    with (
+        closing(reserve_port()) as one,
+        closing(reserve_port()) as other,
+        TemporaryDirectory(prefix="groupcoap-demo-") as directory,
+    ):
+        ports = one.getsockname()[1], other.getsockname()[1]
+        room = Room(Path(directory), lamps, profile_by_name(profile), *ports)
         try:
             ctx.exit(asyncio.run(_run(stage, room, keep)))
         except asyncio.CancelledError:
@@ -69,8 +76,8 @@ async def _run(stage: Stage, room: Room, keep: bool) -> Exit:
     async with AsyncExitStack() as stack:
         try:
             await show.start(stack)
-            await show.perform()
-        except (GroupcoapError, ShowFailed, LampFailed) as error:
+            await show.perform(stack)
+        except (GroupcoapError, ShowFailed, ProcessFailed) as error:
             stage.bad(printable(str(error)))
             stage.title("Not all of it happened.")
             return Exit.INCOMPLETE
@@ -78,7 +85,7 @@ async def _run(stage: Stage, room: Room, keep: bool) -> Exit:
         if keep:
             await _keep(stage, room, show)
         else:
-            stage.say("Try it by hand: groupcoap demo --keep")
+            stage.say("Try it by hand: groupcoap demo --keep. A group of your own: groupcoap manager init --help")
     return Exit.DONE
 
 
@@ -104,22 +111,25 @@ async def _follow(stage: Stage, show: Show) -> None:
         while True:
             stage.quote([await lamp.expect(lambda line: True, seen, None, "go on")])
             seen += 1
-    except LampFailed as ended:
+    except ProcessFailed as ended:
         stage.bad(printable(str(ended)))
 
 
 def _commands(room: Room, show: Show) -> list[str]:
-    switch, lamp = shlex.quote(str(room.switch.directory)), shlex.quote(str(room.lamps[0].directory))
+    switch = shlex.quote(str(room.switch.directory))
     light = f"coap://{room.address}/light"
     by = f"--member {switch} --interface {INTERFACE}"
-    first = show.lamps[0]
+    first, last = show.lamps[0], show.lamps[-1]
     alone = f"--to {first.name}={first.host}:{room.address.port}"
+    manager = f"--manager {shlex.quote(str(room.manager))}"
     return [
         f"{_program()} send get {light} {by}",
         f"{_program()} send put {light} --payload 10 {by}",
         *([f"{_program()} send put {light} --payload 5 {alone} {by}"] if room.profile.rules.pairwise else []),
         f"{_program()} send observe {light} {by}",
-        f"{_program()} decode {show.recorded.hex()} --member {lamp}",
+        f"{_program()} members {GROUP} {manager}",
+        f"{_program()} rekey {GROUP} {manager}",
+        f"{_program()} evict {GROUP} {last.name} {manager}",
     ]
 
 

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from ..errors import EnvironmentFault, FileFault, GroupcoapError, NetworkFault, StateLocked
+from ..errors import (
+    ContextExpired,
+    EnvironmentFault,
+    FileFault,
+    GroupcoapError,
+    NetworkFault,
+    Refused,
+    StateLocked,
+    StoreFault,
+)
 
 
 class Exit(IntEnum):
@@ -17,6 +26,11 @@ class Exit(IntEnum):
     BAD_FILE = 3
     STATE_LOCKED = 4
     NETWORK = 5
+    """The network, or a Group Manager that is not reached."""
+    DATABASE = 6
+    """Of a Group Manager."""
+    REFUSED = 7
+    """By a Group Manager."""
     INTERRUPTED = 130
     """Ctrl-C, as shells number it."""
 
@@ -25,6 +39,9 @@ _BY_ERROR: tuple[tuple[type[GroupcoapError], Exit], ...] = (
     (StateLocked, Exit.STATE_LOCKED),
     (FileFault, Exit.BAD_FILE),
     (NetworkFault, Exit.NETWORK),
+    (ContextExpired, Exit.NETWORK),
+    (StoreFault, Exit.DATABASE),
+    (Refused, Exit.REFUSED),
     (EnvironmentFault, Exit.BAD_FILE),
     (GroupcoapError, Exit.USAGE),
 )

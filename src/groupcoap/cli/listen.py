@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -30,12 +29,22 @@ from ..endpoint.listener import Listener
 from ..endpoint.network import Address, NetworkOptions
 from ..endpoint.remote import Provenance
 from ..errors import MisuseError
-from ..files.provisioned import MemberFiles, load_member
-from ..files.state import EndpointState
-from ..membership import EpochInstalled, GroupConfiguration, MembershipEvent, Role
+from ..membership import (
+    EndpointIdRenewed,
+    EpochInstalled,
+    GroupConfiguration,
+    GroupJoined,
+    GroupLeft,
+    GroupResumed,
+    GroupSuspended,
+    MembershipEvent,
+)
+from .device import LISTENING, Device, either, open_device
+from .exits import Exit
 from .keylog import key_log_option
 from .names import RESPONSE_MODES
 from .network import Seconds, explained, network_options, resolve
+from .stopping import stop_event
 from .text import payload_text, plural, printable
 
 DEFAULT_LEISURE = 0.5
@@ -47,16 +56,18 @@ MOST_DROPS = 20
 MAX_PAYLOAD = 40
 """Characters of a request's payload that its line shows."""
 
-_LISTENING = {Role.LISTENER, Role.PURE_LISTENER}
-
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the command line says of a device, but for its files."""
+    """What the command line says of a device, but for its files. `port`: its own, 0 for any free one, None for its
+    groups'. `sync`, `verification`, `responses`: where it differs from its groups."""
 
     device: str
     network: NetworkOptions
-    policy: ListenerPolicy
+    port: int | None
+    sync: str | None
+    verification: str | None
+    responses: str | None
     leisure: float
     verbose: bool
     with_parent: bool
@@ -166,12 +177,12 @@ def what(request: aiocoap.Message) -> str:
     return " ".join(parts)
 
 
-def listening_groups(member: MemberFiles) -> tuple[GroupConfiguration, ...]:
+def listening_groups(device: Device) -> tuple[GroupConfiguration, ...]:
     """The groups that this device listens in. `MisuseError` if there are none."""
-    groups = tuple(group for group in member.groups if group.roles & _LISTENING)
+    groups = tuple(group for group in device.groups if group.roles & LISTENING)
     if not groups:
-        names = ", ".join(printable(group.name) for group in member.groups)
-        raise MisuseError(f"{printable(member.name)} is no listener in {names}; give the directory of one that is")
+        names = ", ".join(printable(group.name) for group in device.groups)
+        raise MisuseError(f"{printable(device.name)} is no listener in {names}; give the directory of one that is")
     return groups
 
 
@@ -210,83 +221,129 @@ def _without_effect(
         click.echo(f"groupcoap: {option} changes nothing in {names}, where {why}", err=True)
 
 
-async def serve(member: MemberFiles, settings: Settings) -> None:
-    """Serve the device's groups until SIGINT or SIGTERM. `EnvironmentFault`, `MisuseError` if that cannot be."""
-    stop = _stop_event(settings.with_parent)
+async def serve(path: Path, settings: Settings) -> Exit:
+    """Serve the groups of the device at `path` until SIGINT or SIGTERM, or until it is in none any more.
+    `EnvironmentFault`, `MisuseError`, `Refused` if that cannot be."""
+    stop = stop_event(settings.with_parent)
     lines = Lines(stop)
-    names = [group.name for group in listening_groups(member)]
+    async with AsyncExitStack() as stack:
+        opened = open_device(path, settings.network, say=lines.say, wait=True)
+        opening = asyncio.ensure_future(stack.enter_async_context(opened))
+        if not await either(opening, stop):
+            opening.cancel()
+            await asyncio.gather(opening, return_exceptions=True)
+            return Exit.DONE
+        return await _Serving(opening.result(), settings, lines, stop).run()
 
-    def report(late: SourceReport) -> None:
-        name = who(endpoint, late.group, late.endpoint_id)
+
+class _Serving:
+    """A device while it serves its groups."""
+
+    def __init__(self, device: Device, settings: Settings, lines: Lines, stop: asyncio.Event) -> None:
+        groups = listening_groups(device)
+        self._policy = read_policy(groups, settings.sync, settings.verification, settings.responses)
+        port = groups[0].addresses[0].port if settings.port is None else settings.port
+        self._network = replace(settings.network, port=port or None, kernel_filter=not settings.verbose)
+        self._device = device
+        self._settings = settings
+        self._lines = lines
+        self._stop = stop
+        self._names = [group.name for group in groups]
+        self._listeners: dict[str, Listener] = {}
+
+    async def run(self) -> Exit:
+        """Until it is stopped."""
+        settings, lines = self._settings, self._lines
+        with self._device.open_state() as state:
+            self._endpoint = endpoint = Endpoint(
+                self._device.source,
+                state,
+                self._network,
+                policy=self._policy,
+                leisure=settings.leisure,
+                report=self._report,
+                key_log=settings.key_log,
+                limits=settings.limits,
+            )
+            async with AsyncExitStack() as stack:
+                with explained(self._network):
+                    await stack.enter_async_context(endpoint)
+                self._site = Narrated(DEVICES[settings.device](), endpoint, lines)
+                stack.callback(self._device.source.subscribe(self._told))
+                for address in endpoint.addresses(self._names):  # IPv6 beside IPv4: a port that is taken shows now
+                    endpoint.network.open_unicast(address.host.version)
+                for name in self._names:
+                    self._listeners[name] = Listener(endpoint, self._site, [name])
+                if settings.verbose:
+                    drops = logging.getLogger("groupcoap.drops")
+                    drops.setLevel(logging.DEBUG)
+                    drops.addHandler(said := DropLines(lines))
+                    stack.callback(said.close)
+                lines.say(_ready(endpoint, self._device.name, self._names, settings))
+                await self._stop.wait()
+                for listener in self._listeners.values():
+                    listener.close()
+        if settings.verbose:
+            lines.say(_totals(endpoint))
+        return Exit.REFUSED if self._out else Exit.DONE
+
+    @property
+    def _out(self) -> bool:
+        """Whether it is in no group any more."""
+        return self._device.managed is not None and not self._device.managed.groups()
+
+    def _report(self, late: SourceReport) -> None:
+        name = who(self._endpoint, late.group, late.endpoint_id)
         result = "signature verified" if late.verified else "ALARM: it was another member who made it"
-        lines.say(f"number {late.sequence_number} from {name}, checked later: {result}")
+        self._lines.say(f"number {late.sequence_number} from {name}, checked later: {result}")
 
-    def renewed(event: MembershipEvent) -> None:
-        if isinstance(event, EpochInstalled):
+    def _told(self, event: MembershipEvent) -> None:
+        line = event_text(event)
+        if line is not None:
+            self._lines.say(line)
+        if isinstance(event, GroupJoined):
             group = event.configuration
-            lines.say(f"{printable(group.name)}: new keys, Gid {group.current.gid.hex()}")
-
-    membership = member.membership
-    with EndpointState.open(member.state) as state:
-        endpoint = Endpoint(
-            membership,
-            state,
-            settings.network,
-            policy=settings.policy,
-            leisure=settings.leisure,
-            report=report,
-            key_log=settings.key_log,
-            limits=settings.limits,
-        )
-        async with AsyncExitStack() as stack:
-            with explained(settings.network):
-                await stack.enter_async_context(endpoint)
-            membership.subscribe(renewed)
-            for address in endpoint.addresses(names):  # IPv6 beside IPv4: a port that is taken shows now
-                endpoint.network.open_unicast(address.host.version)
-            listener = Listener(endpoint, Narrated(DEVICES[settings.device](), endpoint, lines), names)
-            if settings.verbose:
-                drops = logging.getLogger("groupcoap.drops")
-                drops.setLevel(logging.DEBUG)
-                drops.addHandler(said := DropLines(lines))
-                stack.callback(said.close)
-            lines.say(_ready(endpoint, member, names, settings))
-            await stop.wait()
-            listener.close()
-    if settings.verbose:
-        lines.say(_totals(endpoint))
+            if group.roles & LISTENING and group.name not in self._listeners:
+                self._listeners[group.name] = Listener(self._endpoint, self._site, [group.name])
+        elif isinstance(event, GroupLeft) and self._out:
+            self._lines.say(f"{printable(self._device.name)} is in no group any more")
+            self._stop.set()
 
 
-def _stop_event(with_parent: bool) -> asyncio.Event:
-    """Set by SIGINT and SIGTERM; `with_parent`: also when standard input ends, as it does with who holds it."""
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+def event_text(event: MembershipEvent) -> str | None:
+    """What has happened to a group, in one line; None for what is not worth one."""
+    match event:
+        case EpochInstalled(configuration=group):
+            return f"{printable(group.name)}: new keys, Gid {group.current.gid.hex()}"
+        case GroupJoined(configuration=group):
+            return f"{printable(group.name)}: joined{_as(group)}, Gid {group.current.gid.hex()}"
+        case EndpointIdRenewed(configuration=group):
+            return f"{printable(group.name)}: from now on{_as(group)}"
+        case GroupSuspended(group=name):
+            return f"{printable(name)}: suspended, since the Group Manager has not confirmed its keys in time"
+        case GroupResumed(group=name):
+            return f"{printable(name)}: resumed, the Group Manager has confirmed its keys"
+        case GroupLeft(group=name, why=why):
+            return f"{printable(name)}: no member any more: {printable(why)}"
+    return None
 
-    def read() -> None:
-        if not os.read(sys.stdin.fileno(), 4096):
-            loop.remove_reader(sys.stdin.fileno())
-            stop.set()
 
-    if with_parent:
-        loop.add_reader(sys.stdin.fileno(), read)
-    return stop
+def _as(group: GroupConfiguration) -> str:
+    own = group.current.own_id
+    return "" if own is None else f" as {own.hex() or 'empty id'}"
 
 
-def _ready(endpoint: Endpoint, member: MemberFiles, names: list[str], settings: Settings) -> str:
+def _ready(endpoint: Endpoint, device: str, names: list[str], settings: Settings) -> str:
     addresses = endpoint.addresses(names)
     at = ", ".join(f"{_host(str(a.host))}:{a.port}" for a in addresses)
-    pure = all(endpoint.groups.current(name).sender is None for name in names)
+    pure = not any(endpoint.groups.can_respond(name) for name in names)
     if pure:
         answers = "never answers (pure listener)"
     else:
         versions = sorted({address.host.version for address in addresses})
         own = [endpoint.network.local_address(version) for version in versions]
         answers = "answers from " + ", ".join(f"{_host(str(a[0]))}:{a[1]}" for a in own)
-    return (
-        f"{printable(member.name)} listens at {at} on {endpoint.network.interface}, {answers}, as {settings.device}"
-    )
+    return f"{printable(device)} listens at {at} on {endpoint.network.interface}, {answers}, as {settings.device}"
 
 
 def _host(text: str) -> str:
@@ -362,7 +419,10 @@ def _limits(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
 @key_log_option
 @click.option("-v", "--verbose", is_flag=True, help="Say what was dropped and why, and the totals at the end.")
 @click.option("--with-parent", is_flag=True, hidden=True, help="Stop when standard input is closed.")
+@click.pass_context
 def listen(
+    ctx: click.Context,
+    /,
     member: Path,
     device: str,
     interface: str | None,
@@ -381,21 +441,23 @@ def listen(
     """Be a small device: a light (/light) or a sensor (/temperature, /log) in the groups of MEMBER, which is a
     device's directory or one group file in it. Runs until Ctrl-C.
 
+    A device with a Group Manager (enrolment.json in its directory) joins its groups by itself, and gets fresh keys.
+    It ends, with exit code 7, when it is in no group any more.
+
     Several devices on one machine: `--interface lo`, and each with another address,
     `--bind 127.0.0.2`, `--bind 127.0.0.3`, …
     """
-    files = load_member(member)
-    groups = listening_groups(files)
-    own_port = groups[0].addresses[0].port if port is None else port
-    policy = read_policy(groups, sync, verification, responses)
     settings = Settings(
         device,
-        replace(resolve(interface, bind, hop_limit, port=own_port or None), kernel_filter=not verbose),
-        policy,
+        resolve(interface, bind, hop_limit),
+        port,
+        sync,
+        verification,
+        responses,
         leisure,
         verbose,
         with_parent,
         key_log,
         limits,
     )
-    asyncio.run(serve(files, settings))
+    ctx.exit(asyncio.run(serve(member, settings)))

@@ -1,10 +1,18 @@
-"""Algorithms and modes by the names that people type."""
+"""Roles, algorithms and modes by the names that people type."""
 
 from __future__ import annotations
 
 from ..core.profile import Mode
 from ..cose.algorithms import AEAD_ALGORITHMS, COUNTER_ALGORITHMS, AeadAlgorithm, EncryptionAlgorithm
 from ..cose.keys import SIGNATURE_ALGORITHMS, SignatureAlgorithm
+from ..membership import Role
+
+ROLES: dict[str, frozenset[Role]] = {
+    "multicaster": frozenset({Role.MULTICASTER}),
+    "listener": frozenset({Role.LISTENER}),
+    "both": frozenset({Role.MULTICASTER, Role.LISTENER}),
+    "pure-listener": frozenset({Role.PURE_LISTENER}),
+}
 
 SIGNATURES: dict[str, SignatureAlgorithm] = {
     "eddsa": SIGNATURE_ALGORITHMS[-8],

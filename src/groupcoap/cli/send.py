@@ -19,10 +19,10 @@ from ..endpoint.multicaster import DEFAULT_TIMEOUT, KNOWN, Answer, Collection, M
 from ..endpoint.network import Address, NetworkOptions
 from ..endpoint.proxy import HostAndPort, Proxy
 from ..errors import FileFault, MisuseError, NetworkFault
-from ..files.provisioned import ProvisionedMembership, load_member
-from ..files.state import EndpointState
-from ..membership import GroupAddress, GroupConfiguration, Role
+from ..files.state import RuntimeState
+from ..membership import GroupAddress, GroupConfiguration, MembershipSource, Role
 from .answers import JsonSink, LineSink, Sink, Summary, TableSink
+from .device import open_device
 from .exits import Exit
 from .keylog import key_log_option
 from .network import Seconds, network_options, resolve
@@ -124,8 +124,8 @@ def read_recipient(
 async def run(
     target: Target,
     message: aiocoap.Message,
-    membership: ProvisionedMembership,
-    state: EndpointState,
+    membership: MembershipSource,
+    state: RuntimeState,
     network: NetworkOptions,
     roster: Roster,
     limits: Limits,
@@ -315,7 +315,10 @@ def _sink_maker(as_json: bool, observing: bool) -> Callable[[list[str] | None], 
 @click.argument("method", type=click.Choice(list(_CODES)))
 @click.argument("uri")
 @click.option(
-    "--member", required=True, type=click.Path(path_type=Path), help="Own device directory, or group file."
+    "--member",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Own device directory, or group file. With enrolment.json in it the device joins its groups first.",
 )
 @click.option("--group", metavar="NAME", help="The group, where URI does not make it clear.")
 @click.option("--payload", metavar="TEXT|@FILE|-", help="Of the request; - reads standard input.")
@@ -400,29 +403,33 @@ def send(
         raise MisuseError("--mode goes with --to")
     if to is not None:
         _refuse_with_to(ctx, method)
-    files = load_member(member)
-    target = find_target(uri, files.groups, group)
-    recipient = None if to is None else read_recipient(to, mode, method, target.group, target.address)
-    expected = read_roster(roster, target.group) if recipient is None else {recipient.endpoint_id}
-    message = aiocoap.Message(
-        code=_CODES[method],
-        uri_path=target.path,
-        uri_query=target.query,
-        payload=read_payload(payload),
-        observe=0 if method == OBSERVE else None,
-    )
-    if content_format is not None:
-        message.opt.content_format = content_format
+    content = read_payload(payload)
     network = resolve(interface, bind, hop_limit)
-    via = read_proxy(proxy, reach, target.group)
     limits = Limits(timeout, count, seconds)
     make_sink = _sink_maker(as_json, method == OBSERVE)
-    membership = files.only(target.group.name).membership
-    with EndpointState.open(files.state) as state:
-        code = asyncio.run(
-            run(target, message, membership, state, network, expected, limits, make_sink, key_log, via, recipient)
-        )
-    ctx.exit(code)
+
+    async def act() -> Exit:
+        async with open_device(member, network) as device:
+            target = find_target(uri, device.groups, group)
+            recipient = None if to is None else read_recipient(to, mode, method, target.group, target.address)
+            expected = read_roster(roster, target.group) if recipient is None else {recipient.endpoint_id}
+            message = aiocoap.Message(
+                code=_CODES[method],
+                uri_path=target.path,
+                uri_query=target.query,
+                payload=content,
+                observe=0 if method == OBSERVE else None,
+            )
+            if content_format is not None:
+                message.opt.content_format = content_format
+            via = read_proxy(proxy, reach, target.group)
+            source = device.source_of(target.group.name)
+            with device.open_state() as state:
+                return await run(
+                    *(target, message, source, state, network, expected, limits, make_sink, key_log, via, recipient)
+                )
+
+    ctx.exit(asyncio.run(act()))
 
 
 def _refuse_with_to(ctx: click.Context, method: str) -> None:

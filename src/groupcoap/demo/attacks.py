@@ -1,23 +1,27 @@
 """What others on the network can do: record datagrams, send them again, change them, or forge them with the keys of
-another member."""
+a device whose files they have."""
 
 from __future__ import annotations
 
 import asyncio
+import shutil
 import socket
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from ..core import coap
-from ..core.contexts import SecurityContext, SenderContext
+from ..core.contexts import CommonContext, SecurityContext, SenderContext
 from ..core.option import decode_prefix, partial_iv_bytes
-from ..core.requests import object_security, protect_request
+from ..core.registry import Registry
+from ..core.requests import decrypt_request, object_security, protect_request
 from ..core.sequence import SequenceNumbers
-from ..errors import NetworkFault
-from ..files.provisioned import load_member
-from ..files.provisioning import ProvisionedDevice
-from ..membership import GroupAddress
-from .room import HOP_LIMIT, endpoint_id
+from ..errors import FileFault, NetworkFault
+from ..files.atomic import describe
+from ..files.identity import IDENTITY_FILE, load_identity
+from ..member.keeping import kept_path, load_kept
+from ..membership import GroupAddress, GroupConfiguration, Member
+from .room import GROUP, HOP_LIMIT, Device
 
 _LOOPBACK = socket.inet_aton("127.0.0.1")
 MAX_DATAGRAM = 65535
@@ -112,6 +116,11 @@ class Recorded:
     datagram: bytes
 
     @property
+    def gid(self) -> bytes:
+        """Which keys it takes to read it."""
+        return decode_prefix(object_security(coap.decode(self.datagram)))[2] or b""
+
+    @property
     def number(self) -> int:
         """The sequence number."""
         partial_iv = decode_prefix(object_security(coap.decode(self.datagram)))[1]
@@ -129,15 +138,61 @@ class Recorded:
         return coap.encode(message._replace(options=options))
 
 
-def impersonate(insider: ProvisionedDevice, victim: ProvisionedDevice, number: int, message: coap.Message) -> bytes:
-    """A request in the victim's name, made by another member: group keys are shared, so all of it is right but
-    the countersignature, which takes the victim's private key. `FileFault` if the insider has no usable files."""
-    (group,) = load_member(insider.directory).groups
-    epoch = group.current
-    assert epoch.private_key is not None
-    common = group.common_context(epoch)
-    victims = next(member for member in epoch.members if member.endpoint_id == victim.endpoint_id)
-    credential = group.parameters.authenticated(victims.credential)
-    sender = SenderContext(common, endpoint_id(victim), epoch.private_key, SequenceNumbers(number), credential)
-    context = SecurityContext(group.name, common, sender, {})
-    return coap.encode(protect_request(context, sender, message).message)
+class Insider:
+    """Somebody who has taken a device over: has a copy of its files, and so its keys of then."""
+
+    def __init__(self, device: Device, copy: Path) -> None:
+        """Copy the files into a new directory. `FileFault` if that cannot be done."""
+        path = kept_path(device.directory, GROUP)
+        try:
+            copy.mkdir(mode=0o700)
+            for file in (path, device.directory / IDENTITY_FILE):
+                shutil.copy2(file, copy)
+        except OSError as error:
+            raise FileFault(device.directory, f"cannot be copied ({describe(error)})") from None
+        kept = load_kept(copy / path.name, GROUP)
+        assert kept is not None  # it was copied
+        self.name = device.name
+        self._group: GroupConfiguration = kept.state.configuration(load_identity(copy / IDENTITY_FILE))
+
+    @property
+    def gid(self) -> bytes:
+        """What was current when the files were copied."""
+        return self._group.current.gid
+
+    def speak(
+        self, number: int, message: coap.Message, *, name: str | None = None, gid: bytes | None = None
+    ) -> bytes:
+        """A request with the keys that the files have. `name`: of the member in whose name; None: its own. In
+        another's all of it is right but the countersignature, since group keys are shared; that takes the other's
+        private key. `gid`: under another Gid than was current."""
+        private_key = self._group.current.private_key
+        assert private_key is not None
+        sender = next(member for member in self._members if member.name == (name or self.name))
+        common = self._common(gid or self.gid)
+        credential = self._group.parameters.authenticated(sender.credential)
+        context = SenderContext(common, sender.endpoint_id, private_key, SequenceNumbers(number), credential)
+        return coap.encode(protect_request(SecurityContext(GROUP, common, context, {}), context, message).message)
+
+    def read(self, datagram: bytes) -> None:
+        """Try to read a request to the group, whatever its Gid is, with the keys that the files have. `Rejected` if
+        they are not the right ones."""
+        common = self._common(Recorded(datagram).gid)
+        credentials = {member.endpoint_id: member.credential for member in self._group.current.members}
+        authenticated = {kid: self._group.parameters.authenticated(one) for kid, one in credentials.items()}
+        keys = {kid: one.public_key(self._group.signature) for kid, one in credentials.items()}
+        known = {kid: data for kid, data in authenticated.items() if data is not None}
+        registry, address = Registry(), self._group.addresses[0].packed
+        registry.install(SecurityContext(GROUP, common, None, keys, credentials=known), [address])
+        decrypt_request(registry, coap.decode(datagram), address, 0.0).check_signature()
+
+    @property
+    def _members(self) -> tuple[Member, ...]:
+        """All, with the device itself."""
+        epoch = self._group.current
+        assert epoch.own_id is not None
+        assert epoch.credential is not None
+        return (*epoch.members, Member(epoch.own_id, self.name, self._group.roles, epoch.credential))
+
+    def _common(self, gid: bytes) -> CommonContext:
+        return self._group.common_context(replace(self._group.current, gid=gid))

@@ -1,21 +1,22 @@
-"""The group of the demonstration: one switch, some lamps, and a UDP port that no other demonstration uses."""
+"""The room of the demonstration: where its devices and their Group Manager are, on UDP ports that no other
+demonstration uses."""
 
 from __future__ import annotations
 
+import csv
 import socket
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from ..core.multicast_oscore_04 import MULTICAST_OSCORE_04
 from ..core.profile import Profile
-from ..cose.algorithms import key_agreement_for
 from ..errors import NetworkFault
-from ..files.provisioning import DevicePlan, GroupPlan, ProvisionedDevice, ProvisionedGroup, provision
-from ..membership import GroupAddress, Role
+from ..membership import GroupAddress
 
 GROUP = "room"
 HOST = IPv4Address("224.0.1.187")  # RFC 7252 §12.8: All CoAP Nodes
+MANAGER_HOST = "127.0.1.1"
+"""Of the Group Manager: no lamp's, and not where its port is kept from others."""
 INTERFACE = "lo"
 HOP_LIMIT = 0
 
@@ -32,46 +33,64 @@ def reserve_port() -> socket.socket:
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
-    """The provisioned group."""
+class Device:
+    """A device and its directory."""
 
-    group: ProvisionedGroup
+    name: str
+    directory: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What there is to be. `directory`: of all its files, empty at first. `count`: of lamps. `port`: of the group;
+    `manager_port`: of the manager, and of what it sends by multicast."""
+
+    directory: Path
+    count: int
+    profile: Profile
+    port: int
+    manager_port: int
 
     @property
     def address(self) -> GroupAddress:
         """The one multicast address."""
-        return self.group.plan.addresses[0]
+        return GroupAddress(HOST, self.port)
 
     @property
-    def profile(self) -> Profile:
-        """The wire format."""
-        return self.group.plan.profile
+    def control(self) -> GroupAddress:
+        """Where new keys come by multicast."""
+        return GroupAddress(HOST, self.manager_port)
 
     @property
-    def switch(self) -> ProvisionedDevice:
-        return self.group.devices[0]
+    def manager(self) -> Path:
+        """The Group Manager's directory."""
+        return self.directory / "house"
 
     @property
-    def lamps(self) -> tuple[ProvisionedDevice, ...]:
-        return self.group.devices[1:]
+    def devices(self) -> Path:
+        """The directory of the devices' directories."""
+        return self.directory / "devices"
 
+    @property
+    def roster(self) -> Path:
+        """The file that names all devices."""
+        return self.directory / "devices.csv"
 
-def furnish(directory: Path, lamps: int, port: int, profile: Profile = MULTICAST_OSCORE_04) -> Room:
-    """Make the files of the room's devices in `directory`, which is empty. Synchronization is by challenge and
-    response; where the profile has a pairwise mode, so has the group. `FileFault` if the files cannot be
-    written."""
-    plan = GroupPlan(GROUP, (GroupAddress(HOST, port),), profile=profile)
-    if profile.rules.pairwise:
-        plan = replace(plan, group_encryption=plan.aead, key_agreement=key_agreement_for(plan.kdf))
-    names = [f"lamp-{number}" for number in range(1, lamps + 1)]
-    devices = [
-        DevicePlan("switch", frozenset({Role.MULTICASTER})),
-        *(DevicePlan(name, frozenset({Role.LISTENER})) for name in names),
-    ]
-    return Room(provision(directory, plan, devices))
+    @property
+    def switch(self) -> Device:
+        return self._device("switch")
 
+    @property
+    def lamps(self) -> tuple[Device, ...]:
+        return tuple(self._device(f"lamp-{number}") for number in range(1, self.count + 1))
 
-def endpoint_id(device: ProvisionedDevice) -> bytes:
-    """Of a member that has one, as all in this room have."""
-    assert device.endpoint_id is not None
-    return device.endpoint_id
+    def _device(self, name: str) -> Device:
+        return Device(name, self.devices / name)
+
+    def write_list(self) -> None:
+        """Make the file that names all devices."""
+        with open(self.roster, "w", encoding="utf-8", newline="") as file:
+            rows = csv.writer(file, lineterminator="\n")
+            rows.writerow(("device", "group", "roles"))
+            rows.writerow((self.switch.name, GROUP, "multicaster"))
+            rows.writerows((lamp.name, GROUP, "listener") for lamp in self.lamps)

@@ -41,6 +41,10 @@ class Stage:
         """A sentence."""
         self._put_text("", "", text)
 
+    def command(self, text: str) -> None:
+        """What somebody types."""
+        self._put_text("$ ", "bold", text, "bold")
+
     def good(self, text: str) -> None:
         """Something that was checked and is as it should be."""
         self._put_text("✓ ", "bold green", text)

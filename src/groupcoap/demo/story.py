@@ -9,11 +9,12 @@ from ..core.profile import Profile
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """`files`: what every device has. `datagram`: what it takes to read or make a request. `first_contact`: how a
-    listener that does not know the sender yet makes sure of it. `echoed`: how a lamp knows who has made a request
-    that came again to it alone. `answers`: what is behind the last sentence about the answers."""
+    """`joined`: what every device has once it has joined. `datagram`: what it takes to read or make a request.
+    `first_contact`: how a listener that does not know the sender yet makes sure of it. `echoed`: how a lamp knows
+    who has made a request that came again to it alone. `answers`: what is behind the last sentence about the
+    answers."""
 
-    files: str
+    joined: str
     datagram: str
     first_contact: str
     echoed: str
@@ -21,8 +22,8 @@ class Story:
 
 
 _IN_OPTION = Story(
-    files="Every device has files of its own: a private key to sign with, the secret that all of the group share, "
-    "and the public keys of the others.",
+    joined="Each has made a private key to sign with, has shown that it has it, and got the secret that all of the "
+    "group share, and the public keys of the others.",
     datagram="It takes the group's keys to read or make the ciphertext and its tag; it takes the switch's own "
     "private key to make the countersignature.",
     first_contact="First contact: to a lamp that knows nothing of the switch yet this might be a recording. So "
@@ -32,8 +33,8 @@ _IN_OPTION = Story(
 )
 
 _ENCRYPTED = Story(
-    files="Every device has files of its own: a private key, the secret that all of the group share, the "
-    "credentials of the others, with their public keys in them, and that of the group's manager, to which all "
+    joined="Each has made a private key, has shown that it has it, and got the secret that all of the group share, "
+    "the credentials of the others, with their public keys in them, and that of the group's manager, to which all "
     "messages are bound.",
     datagram="It takes the group's keys to read or make the ciphertext and its tag, and to see the "
     "countersignature, which is encrypted too: outsiders cannot even check who has signed. It takes the switch's "

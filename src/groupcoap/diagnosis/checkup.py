@@ -28,6 +28,7 @@ from .finding import Finding, Level, warning
 from .firewall import check_bridge, check_firewall
 from .host import check_aiocoap, check_buffer, check_randomness, granted_buffer, installed_aiocoap, pinned_aiocoap
 from .interfaces import Interface, check_interface, choose, interfaces
+from .managed import check_managed_state, is_managed, read_managed
 from .reception import check_port, check_reception
 from .routes import check_forwarding, check_reverse_path, check_route
 from .scope import check_scope
@@ -44,9 +45,10 @@ async def diagnose(path: Path, options: NetworkOptions) -> AsyncIterator[Finding
     `port` None stands for its group's if it listens there, and 0 for any free one. Nothing is changed, and nothing
     leaves this host but the kernel's announcement that a multicast address is joined and left. `FileFault` if there
     is nothing at `path`."""
-    device, faults = read_device(path)
+    managed = is_managed(path)
+    device, faults = read_managed(path) if managed else read_device(path)
     report = EndpointState.examine(device.state)
-    for finding in (*faults, *_run(_of_files(device, report))):
+    for finding in (*faults, *_run(_of_files(device, report, managed))):
         yield finding
     async for finding in _of_network(device, options, running_process(report)):
         yield finding
@@ -66,7 +68,7 @@ def _run(checks: Iterable[Check]) -> Iterator[Finding]:
             )
 
 
-def _of_files(device: Device, report: StateReport) -> Iterator[Check]:
+def _of_files(device: Device, report: StateReport, managed: bool) -> Iterator[Check]:
     yield "directory", partial(check_privacy, device)
     for file in device.groups:
         yield "group", partial(describe_group, file)
@@ -74,7 +76,7 @@ def _of_files(device: Device, report: StateReport) -> Iterator[Check]:
     yield "groups", partial(check_groups, device.configurations)
     yield "credentials", partial(check_credentials, device.groups, time.time())
     yield "pairwise", partial(check_pairwise, device.groups)
-    yield "state", partial(check_state, report, device.configurations)
+    yield "state", partial(check_managed_state if managed else check_state, report, device.configurations)
     yield "storage", partial(check_storage, device.directory)
 
 

@@ -50,6 +50,9 @@ from .store.writes import Delete, Insert, Update, Write
 TICK = 0.5
 """Seconds between two looks at what is due."""
 
+WINDOWS = 10
+"""How many of a group's windows for joins a batch is kept open while more devices keep coming."""
+
 ERASE_AFTER = 2.0
 """Seconds after which superseded secrets are erased, at least."""
 
@@ -63,6 +66,7 @@ log = logging.getLogger("groupcoap.manager")
 class _Batch:
     """Joins of one group that are gathered into one renewal."""
 
+    opened: float
     waiting: list[tuple[Candidate, asyncio.Future[Answer]]] = field(default_factory=list)
     timer: asyncio.TimerHandle | None = None
 
@@ -98,6 +102,7 @@ class ManagerServer:
         self.stopped = asyncio.Event()
         self.failure: StoreFault | None = None
         self._batches: dict[str, _Batch] = {}
+        self._admitting: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._former: dict[str, AssociationContext] = {}
         self._closing = False
@@ -242,18 +247,41 @@ class ManagerServer:
     async def _batched(self, group: str, candidate: Candidate) -> Answer:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
-        batch = self._batches.setdefault(group, _Batch())
+        batch = self._batches.setdefault(group, _Batch(loop.time()))
         batch.waiting.append((candidate, future))
-        if batch.timer is None:
-            window = self.manager.group(group).settings.rekey.window
-            batch.timer = loop.call_later(window, lambda: self.soon(self._flush(group)))
+        if group not in self._admitting:
+            self._wait_for_more(group, batch)
         return await future
 
+    def _wait_for_more(self, group: str, batch: _Batch) -> None:
+        """End a batch when nobody has come for as long as the group's window; at the latest after `WINDOWS` of
+        them."""
+        if batch.timer is not None:
+            batch.timer.cancel()
+        loop = asyncio.get_running_loop()
+        window = self.manager.group(group).settings.rekey.window
+        delay = min(window, batch.opened + WINDOWS * window - loop.time())
+        batch.timer = loop.call_later(max(0.0, delay), lambda: self.soon(self._flush(group)))
+
     async def _flush(self, group: str) -> None:
-        """End the window of a group's joins, if it is open."""
+        """End the window of a group's joins, if it is open. While these are admitted, those who come wait for the
+        next batch, however long that takes: they get the last renewal only."""
         batch = self._batches.pop(group, None)
         if batch is None:
             return
+        self._admitting.add(group)
+        try:
+            await self._admit(group, batch)
+        finally:
+            self._admitting.discard(group)
+            later = self._batches.get(group)
+            if later is not None and group in self.manager.groups:
+                self._wait_for_more(group, later)
+            elif later is not None:  # the group was deleted
+                for _, future in self._batches.pop(group).waiting:
+                    _settle(future, _not_now())
+
+    async def _admit(self, group: str, batch: _Batch) -> None:
         if batch.timer is not None:
             batch.timer.cancel()
         waiting = [(candidate, future) for candidate, future in batch.waiting if not future.done()]
