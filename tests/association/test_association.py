@@ -138,7 +138,7 @@ async def test_a_manager_that_restarts() -> None:
         numbers = wire.numbers("manager")
         assert len(set(numbers)) == len(numbers)
         assert int.from_bytes(max(numbers, key=lambda n: int.from_bytes(n, "big")), "big") >= 2 * RESERVATION
-        assert store.records["lamp"].reserved == 3 * RESERVATION
+        assert store.records["lamp"].reserved >= 3 * RESERVATION
 
 
 async def test_a_manager_that_has_lost_everything() -> None:

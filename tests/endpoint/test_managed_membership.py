@@ -811,3 +811,26 @@ async def test_a_check_that_was_deferred_delivers_nothing_after_its_sender_left(
         await eventually(lambda: lamp.counters.rejected == {Reason.UNKNOWN_SENDER: 1})
         await eventually(lambda: len(reports) == 1)
         assert light.payloads == [b"before"]
+
+
+# ---- who is expected to answer
+
+
+async def test_a_newcomer_is_expected_to_answer_from_when_it_is_known_and_who_left_is_not() -> None:
+    world = world_of(2)
+    first, second = world.lamp_ids
+    source = world.source(world.switch_ids[0])
+    known = next(member for member in world.members if member.endpoint_id == second)
+    configuration = source.configurations[0]
+    members = tuple(member for member in world.members if member is not known and member.endpoint_id != second)
+    epoch = replace(configuration.current, members=members)
+    source.configurations[0] = replace(configuration, epochs=(epoch,))
+    async with switch(world, source=source) as multicaster:
+        assert multicaster.listeners == {first}
+        source.tell(CredentialLearned(world.name, world.gid, known))
+        assert multicaster.listeners == {first, second}
+        assert multicaster.name_of(second) == known.name
+        source.tell(MemberLeft(world.name, world.gid, frozenset((first,))))
+        assert multicaster.listeners == {second}
+        source.tell(CredentialLearned(world.name, world.gid[:-1] + b"x", replace(known, endpoint_id=NEW_ID)))
+        assert multicaster.listeners == {second}

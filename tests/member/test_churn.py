@@ -3,6 +3,7 @@ there are requests all the while."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -39,6 +40,8 @@ from .churn_parts import (
 pytestmark = pytest.mark.namespaces
 
 LAMPS, SWITCHES = 27, 3
+SCHEMES = list(Scheme) if os.environ.get("GROUPCOAP_CHURN") == "all" else [Scheme.LKH]
+"""Each takes half a minute or more: `GROUPCOAP_CHURN=all` for the other two."""
 PATIENCE = 60.0
 
 
@@ -133,7 +136,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.2)
 
 
-@pytest.mark.parametrize("scheme", [Scheme.LKH], ids=["lkh"])
+@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: scheme.name)
 def test_all_end_on_the_last_epoch_and_nobody_hears_who_has_left(lan: Lan, tmp_path: Path, scheme: Scheme) -> None:
     building = Building(lan, tmp_path, scheme)
     first = [f"lamp{n}" for n in range(LAMPS)] + [f"switch{n}" for n in range(SWITCHES)]

@@ -6,10 +6,12 @@ import logging
 import os
 import sys
 import time
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import aiocoap
 import pytest
@@ -19,21 +21,29 @@ from suites import ES256
 from groupcoap import devices
 from groupcoap.association.node import CoapNode
 from groupcoap.core.coap import FORBIDDEN, SERVICE_UNAVAILABLE
+from groupcoap.core.sequence import MAXIMUM
+from groupcoap.cose.algorithms import aead_algorithm
+from groupcoap.cose.keys import DEFAULT_SIGNATURE
 from groupcoap.endpoint.endpoint import Endpoint
 from groupcoap.endpoint.listener import Listener
 from groupcoap.endpoint.multicaster import Multicaster
 from groupcoap.endpoint.network import NetworkOptions
 from groupcoap.errors import MisuseError, NetworkFault, Refused, StateLocked
+from groupcoap.files.identity import IDENTITY_FILE, load_identity
 from groupcoap.files.provisioned import STATE_FILE
 from groupcoap.keying.admin import Scheme
 from groupcoap.keying.envelope import parse_envelope
-from groupcoap.manager.decisions import new_incarnation
+from groupcoap.keying.proof import prove
+from groupcoap.manager import decisions
+from groupcoap.manager.decisions import Answer, new_incarnation
+from groupcoap.manager.server import ManagerServer
 from groupcoap.manager.store.store import Store
 from groupcoap.member.dealings import ManagerMismatch
 from groupcoap.member.enrolment import ENROLMENT_FILE, load_enrolment, save_enrolment
+from groupcoap.member.membership import ManagedMembership
 from groupcoap.membership import EpochInstalled
 
-from .houses import House, free_port, until, without_keys
+from .houses import Device, House, free_port, until, without_keys
 from .managers import DRAFT, GROUP_OSCORE, LISTENER, MULTICASTER, NAME, PURE, Suite
 
 SCHEMES = pytest.mark.parametrize("scheme", list(Scheme), ids=lambda scheme: scheme.name.lower())
@@ -139,6 +149,32 @@ async def test_an_unknown_gid_makes_it_ask_and_takes_nothing_away(tmp_path: Path
             assert house.running.counts.values()["confirmations"] <= confirmations + 5
             assert len(membership.groups()) == 1
             assert json.loads(lamp.kept.read_text())["gid"] == json.loads(before)["gid"]
+
+
+async def test_members_catch_up_after_a_delay_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chance decides how soon each of them asks; the group's size, within what time."""
+    monkeypatch.setattr(decisions, "CONFIRMATIONS_PER_SECOND", 1)
+
+    def chance(value: bytes) -> Callable[[int], bytes]:
+        return lambda length: value if length == 4 else os.urandom(length)
+
+    async with House(tmp_path) as house:
+        await house.make()
+        lamps = [await house.enroll(name) for name in ("soon", "late")]
+        async with (
+            lamps[0].membership(random=chance(bytes(4))) as soon,
+            lamps[1].membership(random=chance(b"\xff" * 4)) as late,
+        ):
+            for membership in (soon, late):
+                await membership.ready(10)
+            await until(house.everybody_has_it)
+            await house.rekey(lost=True)
+            await house.rekey()  # a gap for both, at the same moment
+            gid = house.group().gid
+            await until(lambda: soon.groups()[0].current.gid == gid)
+            await asyncio.sleep(0.7)
+            assert late.groups()[0].current.gid != gid
+            await until(lambda: late.groups()[0].current.gid == gid)
 
 
 async def test_changed_parameters_are_fetched(tmp_path: Path) -> None:
@@ -291,6 +327,50 @@ async def test_another_managers_credential_is_not_taken(tmp_path: Path) -> None:
             assert membership.groups() == ()
             assert lamp.events == []
             assert not lamp.kept.exists()
+
+
+async def test_a_manager_that_does_not_prove_its_key_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with House(tmp_path) as house:
+        await house.make()
+        lamp = await house.enroll("lamp")
+        another = DEFAULT_SIGNATURE.generate()
+        monkeypatch.setattr(decisions, "prove", lambda key, data: prove(another, data))
+        async with lamp.membership() as membership:
+            with pytest.raises(ManagerMismatch, match="has not proved"):
+                await membership.ready(10)
+            assert membership.groups() == ()
+            assert not lamp.kept.exists()
+
+
+async def test_the_private_key_stays_on_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bytes] = []
+    join = ManagerServer.join
+
+    async def noting(self: ManagerServer, device: str, group: str, payload: bytes) -> Answer:
+        asked.append(payload)
+        return await join(self, device, group, payload)
+
+    monkeypatch.setattr(ManagerServer, "join", noting)
+    async with House(tmp_path) as house:
+        await house.make()
+        lamp = await house.enroll("lamp")
+        async with lamp.membership() as membership:
+            await membership.ready(10)
+            await until(house.everybody_has_it)
+        identity = load_identity(lamp.directory / IDENTITY_FILE)
+        private, public = identity.private_key.secret.reveal(), identity.private_key.public_key.data
+        stored = database_of(tmp_path)
+        assert asked
+        for what in (*asked, stored):
+            assert public in what
+            assert private not in what
+            assert private.hex().encode() not in what
+
+
+def database_of(directory: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in directory.glob("manager.db*"))
 
 
 async def test_a_group_without_a_right_is_refused(tmp_path: Path) -> None:
@@ -657,6 +737,63 @@ async def answers(multicaster: Multicaster, wanted: int) -> None:
         if found == wanted:
             return
     assert found == wanted
+
+
+@SUITES
+async def test_endpoints_talk_on_when_the_algorithm_has_changed(tmp_path: Path, suite: Suite) -> None:
+    async with House(tmp_path) as house:
+        await house.make(suite=suite)
+        switch = await house.enroll("switch", MULTICASTER, host="127.0.0.2")
+        lamp = await house.enroll("lamp", host="127.0.0.3")
+        async with talking(switch, lamp) as (first, second, multicaster):
+            await until(house.everybody_has_it)
+            await answers(multicaster, 1)
+            before = house.group().settings.parameters
+            after = replace(before, aead=aead_algorithm(30))
+            renewal = house.running.manager.change_group(NAME, {"parameters": after}, "test")
+            assert renewal is not None
+            await house.running.carry_out([renewal], [])
+            await until(house.everybody_has_it)
+            await answers(multicaster, 1)
+            for membership in (first, second):
+                (configuration,) = membership.groups()
+                assert configuration.current.gid == house.group().gid
+                assert configuration.parameters.aead is after.aead
+
+
+async def test_a_new_endpoint_id_comes_before_the_numbers_are_used_up(tmp_path: Path) -> None:
+    async with House(tmp_path) as house:
+        await house.make()
+        switch = await house.enroll("switch", MULTICASTER, host="127.0.0.2")
+        lamp = await house.enroll("lamp", host="127.0.0.3")
+        async with talking(switch, lamp, running_low=MAXIMUM - 2) as (first, second, multicaster):
+            switch.watch(first)
+            before = house.member("switch").endpoint_id
+            for _ in range(5):
+                await answers(multicaster, 1)
+            await until(lambda: "EndpointIdRenewed" in switch.kinds())
+            own_id = first.groups()[0].current.own_id
+            assert own_id == house.member("switch").endpoint_id != before
+            await answers(multicaster, 1)
+            assert second.groups()[0].current.gid == first.groups()[0].current.gid  # without a renewal
+
+
+@asynccontextmanager
+async def talking(
+    switch: Device, lamp: Device, **options: Any
+) -> AsyncIterator[tuple[ManagedMembership, ManagedMembership, Multicaster]]:
+    """Both joined, with endpoints: a light, and who asks it. `options`: of the latter's endpoint."""
+    async with switch.membership() as first, lamp.membership() as second:
+        await first.ready(10)
+        await second.ready(10)
+        near, far = (NetworkOptions("lo", ip_address(device.host), hop_limit=0) for device in (switch, lamp))
+        with first.open_state() as one, second.open_state() as two:
+            async with (
+                Endpoint(first, one, near, leisure=0.0, **options) as sender,
+                Endpoint(second, two, far, leisure=0.0) as receiver,
+            ):
+                Listener(receiver, devices.light())
+                yield first, second, Multicaster(sender, NAME)
 
 
 async def test_two_groups_in_one_device(tmp_path: Path) -> None:

@@ -22,11 +22,14 @@ from ..endpoint.limits import RateLimit, RecentTable
 from ..endpoint.sparing import sparing_logger
 from ..errors import GroupcoapError, MisuseError, Refused
 from ..secret import Secret
-from .context import RESERVATION, AssociationContext, master_salt
+from .context import MAX_NUMBERS, RESERVATION, AssociationContext, master_salt
 from .setup import CHALLENGE, NONCE, AssociateRequest, AssociateResponse
 
 TOO_MANY_REQUESTS: Final = 0x9D  # RFC 8516
 
+_JUMP: Final = 4
+"""Bytes of the step that numbers make when an association is taken up: of 5 bytes that there are, so that a hundred
+starts find room; a device that starts sets up another anyway."""
 _ID: Final = 4
 """Bytes of a Recipient ID. Random: a device whose association was forgotten will hardly name another's."""
 _ATTEMPTS: Final = 64
@@ -259,10 +262,16 @@ class Associations:
 
     def restore(self, record: AssociationRecord, secret: Secret) -> None:
         """Take up an association of a process before this one. None of its numbers is used again: before it sends,
-        it asks for a new reservation. `MisuseError` if there is one of that device, or with that Recipient ID."""
+        it asks for a new reservation. `MisuseError` if there is one of that device, or with that Recipient ID.
+
+        It goes on a random way further up: should this record be older than what was used, since somebody has put
+        an old database back, then another process went on from it by another way."""
         if record.device in self._established or record.own_id in self._by_id:
             raise MisuseError(f"device {record.device!r} has an association already, or its Recipient ID is taken")
-        live = self._live(record, secret, next_number=record.reserved, fresh=False)
+        number = record.reserved + int.from_bytes(self._random(_JUMP), "big")
+        if number >= MAX_NUMBERS:
+            return  # the device will set up another
+        live = self._live(replace(record, reserved=number), secret, next_number=number, fresh=False)
         self._established[record.device] = self._by_id[record.own_id] = live
 
     # ---- numbers

@@ -263,6 +263,7 @@ class Groups:
                 self._member_left(group, gid, endpoint_ids)
             case CredentialLearned(group, gid, member):
                 self.learn(group, gid, member.endpoint_id, member.credential, member)
+                self._list(group, gid, frozenset((member.endpoint_id,)), member)
             case GroupSuspended(group):
                 self._suspend(group)
             case GroupResumed(group):
@@ -300,7 +301,18 @@ class Groups:
                 if other is not context:
                     other.depart(_same_members(endpoint_ids, context, other))
             context.depart(endpoint_ids)
+        self._list(group, gid, endpoint_ids)
         self._departed(group, endpoint_ids)
+
+    def _list(self, group: str, gid: bytes, former: frozenset[bytes], *new: Member) -> None:
+        """In the list of members under the current Gid, from which answers are expected: new ones instead of former
+        ones."""
+        configuration = self._configurations.get(group)
+        if configuration is None or configuration.current.gid != gid:
+            return
+        others = [member for member in configuration.current.members if member.endpoint_id not in former]
+        epoch = replace(configuration.current, members=(*others, *new))
+        self._configurations[group] = replace(configuration, epochs=(*configuration.epochs[:-1], epoch))
 
     def _suspend(self, group: str) -> None:
         for context in self.registry.contexts(group):

@@ -342,7 +342,9 @@ class Collection:
                 raise StopAsyncIteration
             else:
                 try:
-                    answer = await asyncio.wait_for(self._queue.get(), self._remaining)
+                    # Not wait_for: before Python 3.12 it can lose a cancellation.
+                    async with asyncio.timeout(self._remaining):
+                        answer = await self._queue.get()
                 except TimeoutError:
                     continue
             if answer is not None:

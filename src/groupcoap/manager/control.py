@@ -93,10 +93,18 @@ class ControlServer:
         try:
             return {"result": await self._perform(name, arguments)}
         except GroupcoapError as error:
-            return {"error": str(error), "kind": "misuse" if isinstance(error, MisuseError) else "environment"}
+            return {"error": str(error), "kind": _kind(error)}
         except Exception:
             log.exception("the command %r failed", name)
             return {"error": "the manager failed; see its log", "kind": "environment"}
+
+
+_KINDS: dict[str, type[GroupcoapError]] = {"misuse": MisuseError, "store": StoreFault}
+"""Errors that arrive as what they were; all others as `EnvironmentFault`."""
+
+
+def _kind(error: GroupcoapError) -> str:
+    return next((kind for kind, known in _KINDS.items() if isinstance(error, known)), "environment")
 
 
 def ask(home: ManagerHome, name: str, **arguments: Any) -> Json:
@@ -151,8 +159,7 @@ def _over_socket(connection: socket.socket, name: str, arguments: dict[str, Any]
     except (OSError, ValueError):
         raise EnvironmentFault("the manager stopped before it answered; start it again") from None
     if "error" in answer:
-        kind = MisuseError if answer["kind"] == "misuse" else EnvironmentFault
-        raise kind(answer["error"])
+        raise _KINDS.get(answer["kind"], EnvironmentFault)(answer["error"])
     result: Json = answer["result"]
     return result
 

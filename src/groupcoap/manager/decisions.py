@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -459,14 +460,16 @@ class GroupManager:
         """The manager's key for this group's countersignature algorithm."""
         return self.keys[group.settings.parameters.signature.number]
 
-    def due(self, now: float) -> list[str]:
-        """Groups whose period is over."""
+    def due(self, now: float, served: float = inf) -> list[str]:
+        """Groups whose period is over. `served`: seconds that the manager has been there for members to say what
+        they hold, which they do once in a check interval."""
         return [
             group.name
             for group in self.groups.values()
             if group.status is GroupStatus.ACTIVE
             and group.settings.rekey.period is not None
             and now - group.renewed >= group.settings.rekey.period
+            and served >= min(group.settings.rekey.period, group.settings.rekey.check_interval)
         ]
 
     def behind(self, group: Group) -> list[Member]:
@@ -824,8 +827,9 @@ class GroupManager:
 
     def message_for(self, group: Group, member: Member) -> RekeyMessage:
         """The current renewal as this member gets it by unicast: with all of its management keys."""
-        stale = frozenset(group.stale.get(group.num - 1, ()))
         renewal = group.renewal
+        reload = renewal is not None and renewal.reload  # then members ask, also who has left
+        stale: frozenset[bytes] = frozenset() if reload else frozenset(group.stale.get(group.num - 1, ()))
         new = () if renewal is None else renewal.joined & group.members.keys()
         joined = [entry for entry in group.relevant_to(member) if group.by_id[entry.endpoint_id].node in new]
         return rekey_message(
@@ -834,7 +838,7 @@ class GroupManager:
             admin=admin_keys(group, member),
             joined=joined if 0 < len(joined) <= MAX_JOINED else None,
             now=self._clock(),
-            reload=renewal is not None and renewal.reload,
+            reload=reload,
         )
 
     def spread(self, group: Group) -> float:

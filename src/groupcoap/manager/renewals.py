@@ -25,6 +25,10 @@ Random = Callable[[int], bytes]
 LARGEST_DATAGRAM = 1024
 """Bytes of an envelope at most, so that a datagram is not fragmented: joiners' credentials are left out first."""
 
+MAX_STALE = 256
+"""Stale Endpoint IDs that a rekey message names: a member can cause any number of them, and of a message that is
+too long for a datagram nobody would learn. Where there are more, members are told to ask."""
+
 STALE_SETS = 100
 """Sets of stale Endpoint IDs that are stored: all that a group's settings can ever ask for, so that none is missing
 when they ask for more than before."""
@@ -100,19 +104,20 @@ def renew(
         _plant(group, means, change)
     else:
         _apply(group, plan, change)
+    too_many = len(stale) > MAX_STALE
     renewal = Renewal(
         group=group.name,
         num=group.num,
         gid=group.gid,
         reason=reason,
         started=now,
-        unicasts=plan is None or plan.unicasts,
-        reload=reload,
+        unicasts=plan is None or plan.unicasts or too_many,
+        reload=reload or too_many,
         joined=frozenset(member.node for member in joiners),
         direct=direct & group.members.keys(),
         encryptions=len(group.members) if plan is None else plan.encryptions,
     )
-    if plan is not None:
+    if plan is not None and not too_many:
         renewal.multicasts = _envelopes(group, means, plan, stale, joiners, now)
     if not group.members:
         renewal.finished = now

@@ -161,6 +161,7 @@ class ManagerServer:
                 batch.timer.cancel()
             for _, future in batch.waiting:
                 _settle(future, _not_now())
+        self._batches.clear()
         tasks = [*self._housekeeping, *self._tasks]
         for task in tasks:
             task.cancel()
@@ -347,14 +348,18 @@ class ManagerServer:
             self.renewed(renewal)
 
     async def _tick(self) -> None:
-        """What is due. Bounded by the server's life."""
+        """What is due. Bounded by the server's life. At first nothing is: members are to say what they hold, so
+        that an old database, put back by mistake, gives out no number a second time."""
+        began = time.monotonic()
         while True:
             await asyncio.sleep(TICK)
             self.node.refresh()
             self.associations.expire(asyncio.get_running_loop().time())
             self.manager.purge()
             try:
-                while due := self.manager.due(self.manager.now()):  # what is due may change while one is written
+                while due := self.manager.due(
+                    self.manager.now(), time.monotonic() - began
+                ):  # what is due may change while one is written
                     renewal = self.manager.rekey(due[0], "manager", "period")
                     await self.persist()
                     self.renewed(renewal)
