@@ -43,6 +43,7 @@ TARGETS: Final = {
         Target("state_file", 4, 256),
         Target("vector_file", 8, 256),
         Target("credentials", 20, 512),
+        Target("keying", 60, 256),
         Target("addresses", 50, 96),
         Target("hex_text", 85, 128),
         Target("explanation", 10, 256),

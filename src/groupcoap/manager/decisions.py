@@ -53,6 +53,10 @@ ANSWERS_KEPT = 247.0
 REFUSALS_AUDITED = 1.0
 """Seconds between two entries about refusals of one device."""
 
+CLOCK_SET_BACK = 60.0
+"""Seconds by which a group may have been renewed in the future: if it is more, the clock was set back, and nobody
+knows when the next renewal would come."""
+
 MAX_JOINED = 32
 """Newcomers that a rekey message by unicast introduces; of more, members ask for those they need."""
 
@@ -468,7 +472,7 @@ class GroupManager:
             for group in self.groups.values()
             if group.status is GroupStatus.ACTIVE
             and group.settings.rekey.period is not None
-            and now - group.renewed >= group.settings.rekey.period
+            and not -CLOCK_SET_BACK < now - group.renewed < group.settings.rekey.period
             and served >= min(group.settings.rekey.period, group.settings.rekey.check_interval)
         ]
 
@@ -527,7 +531,7 @@ class GroupManager:
         """Not more than one entry for a device in `REFUSALS_AUDITED`: it could ask again and again."""
         now = self._clock()
         since, others = self._refused.get(device, (-REFUSALS_AUDITED, 0))
-        if now - since < REFUSALS_AUDITED:
+        if 0 <= now - since < REFUSALS_AUDITED:
             self._refused[device] = since, others + 1
             return
         self._refused[device] = now, 0
@@ -762,8 +766,10 @@ class GroupManager:
         group, member = self.member(device_name, group_name)
         if wanted is None:
             return list(group.relevant_to(member))
-        entries = (other.entry() for other in group.by_id.values())
-        return [entry for entry in entries if wanted.matches(tperm(entry.roles), entry.endpoint_id)]
+        others = group.by_id.values()
+        fitting = {roles: wanted.fits(tperm(roles)) for roles in {other.roles for other in others}}
+        entries = (other.entry() for other in others)
+        return [entry for entry in entries if wanted.selects(fitting[entry.roles], entry.endpoint_id)]
 
     def names(self, device_name: str, gids: Iterable[bytes]) -> list[tuple[bytes, str]]:
         """The groups with these current Gids, of those that this device has to do with."""

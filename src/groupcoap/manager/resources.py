@@ -28,7 +28,7 @@ from ..keying.joining import (
 )
 from ..keying.reading import Malformed, array, decode, fields, integer, needed, octets, refusing, text
 from ..keying.refusals import encode_problem
-from .catchups import CatchUps
+from .catchups import CatchUps, Paces
 from .decisions import Answer
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ class Groups(resource.Resource, resource.PathCapable):  # type: ignore[misc]
         super().__init__()
         self._server = server
         self._catch_ups = CatchUps()
+        self._changes = Paces()
 
     async def render(self, request: aiocoap.Message) -> aiocoap.Message:
         """aiocoap's entry point."""
@@ -146,6 +147,7 @@ class Groups(resource.Resource, resource.PathCapable):  # type: ignore[misc]
             payload = challenge_map(group, settings.parameters, settings.credential_kind, challenge, manager.points)
             return answer(coap.BAD_REQUEST, payload, labels.GROUPCOMM_CBOR)
         _check_format(request, labels.GROUPCOMM_CBOR)
+        self._changes.take(device)
         joined: Answer = await server.join(device, group, request.payload)
         member, current = joined.member, manager.groups.get(group)
         if current is None or current.members.get(member.node) is not member:
@@ -165,7 +167,7 @@ class Groups(resource.Resource, resource.PathCapable):  # type: ignore[misc]
 
     def _report(self, group, member, *, with_id: bool) -> aiocoap.Message:  # type: ignore[no-untyped-def]
         """A catch-up: bounded, since everybody may want one at the same time."""
-        self._catch_ups.take()
+        self._catch_ups.take(member.device)
         manager = self._server.manager
         self._server.counts.add("catch_ups")
         report = manager.report(group, member, with_id=with_id)
@@ -212,7 +214,7 @@ class Groups(resource.Resource, resource.PathCapable):  # type: ignore[misc]
 
     async def _stale(self, request: aiocoap.Message, device: str, group: str) -> aiocoap.Message:
         _check_format(request, labels.CBOR)
-        ids = self._server.manager.stale_ids(device, group, _number(request.payload))
+        ids = self._server.manager.stale_ids(device, group, read_number(request.payload))
         if ids is None:
             return answer(coap.CONTENT)
         return answer(coap.CONTENT, cbor2.dumps(sorted(ids)), labels.CBOR)
@@ -222,6 +224,7 @@ class Groups(resource.Resource, resource.PathCapable):  # type: ignore[misc]
     async def _new_id(self, request: aiocoap.Message, device: str, group: str, node: str) -> aiocoap.Message:
         if request.payload:
             raise Refused(coap.BAD_REQUEST, "a request for a new Endpoint ID has no payload")
+        self._changes.take(device)
         manager = self._server.manager
         member = manager.renew_id(device, group, node)
         await self._server.persist()
@@ -229,6 +232,7 @@ class Groups(resource.Resource, resource.PathCapable):  # type: ignore[misc]
         return answer(coap.CHANGED, payload, labels.GROUPCOMM_CBOR)
 
     async def _leave(self, request: aiocoap.Message, device: str, group: str, node: str) -> aiocoap.Message:
+        self._changes.take(device)
         renewal = self._server.manager.leave(device, group, node)
         await self._server.carry_out([] if renewal is None else [renewal], [])
         self._server.delivery.confirmed(group)  # who waits for this member need not any more
@@ -238,7 +242,8 @@ class Groups(resource.Resource, resource.PathCapable):  # type: ignore[misc]
         self, request: aiocoap.Message, device: str, group: str, node: str
     ) -> aiocoap.Message:
         _check_format(request, labels.GROUPCOMM_CBOR)
-        credential, proof, nonce = _credential(request.payload)
+        credential, proof, nonce = read_credential(request.payload)
+        self._changes.take(device)
         challenge = self._server.associations.challenge(device)
         self._server.manager.replace_credential(device, group, node, credential, proof, nonce, challenge)
         await self._server.persist()
@@ -246,7 +251,7 @@ class Groups(resource.Resource, resource.PathCapable):  # type: ignore[misc]
 
     async def _confirm(self, request: aiocoap.Message, device: str, group: str, node: str) -> aiocoap.Message:
         _check_format(request, labels.CBOR)
-        num, gid, control = _confirmation(request.payload, group)
+        num, gid, control = read_confirmation(request.payload, group)
         server = self._server
         server.counts.add("confirmations")
         try:
@@ -277,12 +282,14 @@ def _check_format(request: aiocoap.Message, expected: int) -> None:
 
 
 @refusing
-def _number(payload: bytes) -> int:
+def read_number(payload: bytes) -> int:
+    """What FETCH …/stale-sids asks for. `Refused` (4.00) if it is no number."""
     return integer(decode(payload), "num")
 
 
 @refusing
-def _credential(payload: bytes) -> tuple[bytes, bytes, bytes]:
+def read_credential(payload: bytes) -> tuple[bytes, bytes, bytes]:
+    """What POST …/cred brings: (credential, proof, N_C). `Refused` (4.00)."""
     content = fields(decode(payload), "the credential")
     credential = octets(needed(content, labels.CLIENT_CRED, "client_cred"), "client_cred", 1, 4096)
     proof = octets(needed(content, labels.CLIENT_CRED_VERIFY, "client_cred_verify"), "client_cred_verify", 1, 256)
@@ -290,8 +297,8 @@ def _credential(payload: bytes) -> tuple[bytes, bytes, bytes]:
 
 
 @refusing
-def _confirmation(payload: bytes, group: str) -> tuple[int, bytes, str | None]:
-    """(num, Gid, control URI or None)."""
+def read_confirmation(payload: bytes, group: str) -> tuple[int, bytes, str | None]:
+    """What PUT …/num says: (num, Gid, control URI or None). `Refused` (4.00)."""
     items = array(decode(payload), "the confirmation")
     if not 2 <= len(items) <= 3:
         raise Malformed("a confirmation has two or three elements")

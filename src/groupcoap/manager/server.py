@@ -353,19 +353,29 @@ class ManagerServer:
         began = time.monotonic()
         while True:
             await asyncio.sleep(TICK)
-            self.node.refresh()
-            self.associations.expire(asyncio.get_running_loop().time())
-            self.manager.purge()
             try:
-                while due := self.manager.due(
-                    self.manager.now(), time.monotonic() - began
-                ):  # what is due may change while one is written
-                    renewal = self.manager.rekey(due[0], "manager", "period")
-                    await self.persist()
-                    self.renewed(renewal)
-                await self.persist()
+                await self._look(time.monotonic() - began)
             except StoreFault:
                 return
+            except Exception:  # whatever it is: all groups depend on the next look
+                log.exception("something that was due was not done")
+
+    async def _look(self, served: float) -> None:
+        self.node.refresh()
+        self.associations.expire(asyncio.get_running_loop().time())
+        self.manager.purge()
+        failed: set[str] = set()
+        # What is due may change while one is written; one that fails must not keep the others waiting.
+        while due := [name for name in self.manager.due(self.manager.now(), served) if name not in failed]:
+            try:
+                renewal = self.manager.rekey(due[0], "manager", "period")
+            except MisuseError:
+                log.exception("group %s: not renewed", due[0])
+                failed.add(due[0])
+                continue
+            await self.persist()
+            self.renewed(renewal)
+        await self.persist()
 
     async def _erasing(self) -> None:
         """What was superseded is erased soon after; how soon depends on how long it takes. Bounded by the server's
