@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .errors import Limit
     from .files.provisioned import load_member
     from .files.state import EndpointState
+    from .member.membership import ManagedMembership
 
 __version__ = "0.1.0"
 
@@ -38,6 +39,7 @@ __all__ = [
     "Limits",
     "Listener",
     "ListenerPolicy",
+    "ManagedMembership",
     "Method",
     "Multicaster",
     "NetworkOptions",
@@ -63,6 +65,7 @@ _HOME = {
     "Limits": "endpoint.limits",
     "Listener": "endpoint.listener",
     "ListenerPolicy": "endpoint.groups",
+    "ManagedMembership": "member.membership",
     "Method": "core.synchronization",
     "Multicaster": "endpoint.multicaster",
     "NetworkOptions": "endpoint.network",

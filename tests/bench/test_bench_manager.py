@@ -47,8 +47,8 @@ def test_join_prints_ratios_taken_in_the_same_run(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.processes
 def test_a_fleet_joins_by_one_renewal_or_two() -> None:
-    result = CliRunner().invoke(bench, ["fleet", "--json", "--devices", "100"])
+    result = CliRunner().invoke(bench, ["fleet", "--json", "--devices", "30"])
     assert result.exit_code == 0, result.output
     figures = json.loads(result.output)
-    assert figures["members"] == 101
+    assert figures["members"] == 31
     assert 1 <= figures["renewals"] <= 2

@@ -196,14 +196,15 @@ async def test_changed_parameters_are_fetched(tmp_path: Path) -> None:
 
 async def test_members_that_no_message_named_are_learnt(tmp_path: Path) -> None:
     async with House(tmp_path) as house:
-        await house.make(Scheme.POINT_TO_POINT)
+        await house.make(Scheme.POINT_TO_POINT, on_join=False)
         switch = await house.enroll("switch", MULTICASTER)
         async with switch.membership() as first:
             switch.watch(first)
             await first.ready(10)
             lamp = await house.enroll("lamp")
             async with lamp.membership() as second:
-                await second.ready(10)
+                await second.ready(10)  # without a renewal, which would name it
+                await house.rekey()
                 await until(lambda: "CredentialLearned" in switch.kinds())
                 assert {m.name for m in first.groups()[0].current.members} == {"lamp"}
 

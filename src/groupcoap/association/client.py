@@ -185,6 +185,18 @@ class ManagerLink:
                     raise
         raise NetworkFault("no association lasts")  # the second one had no numbers either
 
+    def doubt(self, context: AssociationContext, answer: UnprotectedAnswer) -> None:
+        """A request that went by this association, elsewhere, was answered without protection. If that says that
+        the manager does not know it, the next request sets up another."""
+        if answer.code in _HINTS:
+            self._end(context)
+
+    def correct(self, context: AssociationContext, challenge: bytes | None) -> None:
+        """The manager's verified answer names this N_S. The one of the set-up was not protected, and may have been
+        changed on the way: then no proof would ever be right."""
+        if challenge is not None and self._current is context:
+            self.challenge = challenge
+
     def _end(self, context: AssociationContext) -> None:
         """Use this association for no further requests, unless there is another already."""
         if self._current is context:

@@ -99,10 +99,17 @@ class Filter:
 
     def matches(self, roles: int, endpoint_id: bytes) -> bool:
         """Whether a member with these roles (a Tperm) and this Endpoint ID is meant."""
-        role_fits = any(roles & wanted == wanted for wanted in self.roles)
+        return self.selects(self.fits(roles), endpoint_id)
+
+    def fits(self, roles: int) -> bool:
+        """Whether these have all roles of one of `roles`. There may be thousands, so ask once for members alike."""
+        return any(roles & wanted == wanted for wanted in self.roles)
+
+    def selects(self, fits: bool, endpoint_id: bytes) -> bool:
+        """As `matches`, of somebody of whose roles it is known whether they fit."""
         if self.inclusive:
-            return role_fits or endpoint_id in self.ids
-        return (role_fits or not self.roles) and endpoint_id not in self.ids
+            return fits or endpoint_id in self.ids
+        return (fits or not self.roles) and endpoint_id not in self.ids
 
 
 def encode_filter(ids: Sequence[bytes] | None, roles: Sequence[int] = (), inclusive: bool = True) -> bytes:

@@ -11,9 +11,9 @@ from ..endpoint.limits import RateLimit
 from ..errors import Refused
 
 RATE = 200.0
-"""Catch-ups per second."""
+"""Catch-ups per second, and look-ups of credentials."""
 BURST = 100
-RATE_OF_EACH, BURST_OF_EACH = 5.0, 20
+RATE_OF_EACH, BURST_OF_EACH = 20.0, 40
 """Of one device: it must not use up what is there for all."""
 CHANGES, BURST_OF_CHANGES = 1.0, 40
 """Joins, Endpoint IDs, credentials and leaves per second, of one device: each writes to the database, and may be a

@@ -203,7 +203,8 @@ class GroupManager:
         self.by_handle: dict[bytes, Device] = {}
         self.groups: dict[str, Group] = {}
         prefixes = {row["prefix"] for row in snapshot.rows("prefixes")}
-        self._means = Means(self.keys, prefixes, random, points)
+        tags = {row["tag"] for row in snapshot.rows("groups")}
+        self._means = Means(self.keys, prefixes, tags, random, points)
         self._answered: dict[tuple[str, bytes], _Answered] = {}
         self._refused: dict[str, tuple[float, int]] = {}
         """{device: (when a refusal of it was last written down, how many there were since)}."""
@@ -253,7 +254,7 @@ class GroupManager:
         if settings.name in self.groups:
             raise MisuseError(f"there already is a group {settings.name!r}")
         means, random = self._means, self._random
-        rekey, tag = settings.rekey, random(4)
+        rekey, tag = settings.rekey, means.new_tag()
         now = self._clock()
         group = Group(
             settings=settings,
@@ -540,8 +541,13 @@ class GroupManager:
 
     def _check_held(self, group: Group, device: str, held: Held | None) -> None:
         """A member that has a later epoch than this manager knows: the manager's state is older than what was
-        already used, and numbers would be given out twice. That group stops."""
+        already used, and numbers would be given out twice. That group stops.
+
+        Only members are believed, as far as the manager knows any: everybody else has a right to join at most, and
+        has read the prefix on the air."""
         if held is None or held.gid[: -group.settings.epoch_size] != group.prefix or held.gid <= group.gid:
+            return
+        if group.members and device not in group.by_device:
             return
         if group.status is GroupStatus.STOPPED:
             check_active(group)
@@ -836,8 +842,8 @@ class GroupManager:
         renewal = group.renewal
         reload = renewal is not None and renewal.reload  # then members ask, also who has left
         stale: frozenset[bytes] = frozenset() if reload else frozenset(group.stale.get(group.num - 1, ()))
-        new = () if renewal is None else renewal.joined & group.members.keys()
-        joined = [entry for entry in group.relevant_to(member) if group.by_id[entry.endpoint_id].node in new]
+        new = () if renewal is None else [group.members[node] for node in renewal.joined if node in group.members]
+        joined = group.relevant_to(member, new)
         return rekey_message(
             group,
             stale=stale,

@@ -182,21 +182,23 @@ class Delivery:
                 with suppress(StoreFault):  # then the manager stops
                     await self._persist()
 
-    def dismiss(self, device: str, control: str | None, group: str) -> None:
+    def dismiss(self, former: Member, group: str) -> None:
         """Tell somebody, once, that it is no member any more (RFC 9594 §4.10.3): it would find out anyway."""
-        if control is None:
+        if former.control is None:
             return
-        task = asyncio.get_running_loop().create_task(self._dismiss(device, control, group))
+        task = asyncio.get_running_loop().create_task(self._dismiss(former, former.control, group))
         self._notices.add(task)
         task.add_done_callback(self._notices.discard)
 
-    async def _dismiss(self, device: str, control: str, group: str) -> None:
-        message = aiocoap.Message(code=aiocoap.DELETE, uri_path=("ace-group", group, "node"))
+    async def _dismiss(self, former: Member, control: str, group: str) -> None:
+        # Which membership has ended: somebody may hold this back until the device has joined again.
+        payload = former.node.encode()
+        message = aiocoap.Message(code=aiocoap.DELETE, uri_path=("ace-group", group, "node"), payload=payload)
         try:
             async with asyncio.timeout(PATIENCE):
-                await self._carrier.tell(device, control_address(control), message)
+                await self._carrier.tell(former.device, control_address(control), message)
         except (GroupcoapError, TimeoutError) as problem:
-            log.debug("group %s: %s was not told that it left: %s", group, device, problem)
+            log.debug("group %s: %s was not told that it left: %s", group, former.device, problem)
 
     async def close(self) -> None:
         """Stop all; what is unfinished goes on when the manager is started again."""

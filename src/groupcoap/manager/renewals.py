@@ -56,8 +56,17 @@ class Means:
 
     keys: dict[int, ManagerKey]
     prefixes: set[bytes]
+    tags: set[bytes]
     random: Random
     points: CodePoints
+
+    def new_tag(self) -> bytes:
+        """4 bytes that no other group's key-encryption keys are known by."""
+        while True:
+            tag = self.random(4)
+            if tag not in self.tags:
+                self.tags.add(tag)
+                return tag
 
     def new_prefix(self, size: int) -> bytes:
         """A Group Prefix that no group of this manager has or ever had (Appendix B)."""
@@ -237,7 +246,7 @@ def _plant(group: Group, means: Means, change: Change) -> None:
     """A new keyring, of whatever scheme it is now. Nobody can mistake a key of the former for one of it: another
     tag."""
     rekey = group.settings.rekey
-    group.tag = means.random(4)
+    group.tag = means.new_tag()
     group.base_iv = means.random(group.settings.wrapping.nonce_length)
     length = group.settings.wrapping.key_length
     group.keyring = make_keyring(rekey.scheme, rekey.arity, group.tag, length, list(group.members), means.random)

@@ -179,6 +179,8 @@ class Groups(resource.Resource, resource.PathCapable):  # type: ignore[misc]
             _check_format(request, labels.GROUPCOMM_CBOR)
             wanted = parse_filter(request.payload)
         manager = self._server.manager
+        manager.member(device, group)
+        self._catch_ups.take(device)
         entries = manager.credentials(device, group, wanted)
         num = manager.groups[group].num
         payload = encode_credentials(num, entries) if entries else NOTHING
@@ -187,6 +189,7 @@ class Groups(resource.Resource, resource.PathCapable):  # type: ignore[misc]
     async def _kdc_cred(self, request: aiocoap.Message, device: str, group: str) -> aiocoap.Message:
         manager = self._server.manager
         current, member = manager.member(device, group)
+        self._catch_ups.take(device)
         report = manager.report(current, member, prove_with=member.nonce)
         credential = report.manager_credential
         assert credential is not None

@@ -341,7 +341,7 @@ class ManagerServer:
         any more."""
         await self.persist()
         for group, member in dismissed:
-            self.delivery.dismiss(member.device, member.control, group)
+            self.delivery.dismiss(member, group)
             if group not in self.manager.groups:
                 self.delivery.stop(group)
         for renewal in renewals:

@@ -264,4 +264,5 @@ def needs_renewal(before: GroupSettings, after: GroupSettings) -> bool:
         or before.suggestions != after.suggestions
         or (before.prefix_size, before.epoch_size) != (after.prefix_size, after.epoch_size)
         or before.rekey.lifetime != after.rekey.lifetime
+        or before.rekey.check_interval != after.rekey.check_interval
     )

@@ -304,16 +304,18 @@ class Group:
             "sequence": self.sequence,
         }
 
-    def relevant_to(self, asking: Member) -> tuple[MemberEntry, ...]:
-        """The members whose keys somebody in this member's roles needs (Appendix C.1): those that listen and answer
-        for a multicaster; multicasters for a listener or pure listener. Without itself."""
+    def relevant_to(self, asking: Member, among: Iterable[Member] | None = None) -> tuple[MemberEntry, ...]:
+        """The members, `among` these or all, whose keys somebody in this member's roles needs (Appendix C.1): those
+        that listen and answer for a multicaster; multicasters for a listener or pure listener. Without itself."""
         wanted: set[Role] = set()
         if Role.MULTICASTER in asking.roles:
             wanted.add(Role.LISTENER)
         if asking.roles & {Role.LISTENER, Role.PURE_LISTENER}:
             wanted.add(Role.MULTICASTER)
         return tuple(
-            member.entry() for member in self.by_id.values() if member.roles & wanted and member is not asking
+            member.entry()
+            for member in (self.by_id.values() if among is None else among)
+            if member.endpoint_id is not None and member.roles & wanted and member is not asking
         )
 
 

@@ -29,13 +29,14 @@ class ControlResources(resource.Resource, resource.PathCapable):  # type: ignore
     """/ace-group/NAME/node: POST carries a rekey message, DELETE says that this device is no member any more.
 
     `rekeyed(group, payload)`: returns once the renewal is durable here and endpoints have it; `Refused` if the
-    payload is no rekey message. `evicted(group)`. Both are called only for groups of which `is_member` is true."""
+    payload is no rekey message. `evicted(group, node)`: the membership as this node has ended; False if that is
+    not the present one. Both are called only for groups of which `is_member` is true."""
 
     def __init__(
         self,
         is_member: Callable[[str], bool],
         rekeyed: Callable[[str, bytes], Outcome],
-        evicted: Callable[[str], None],
+        evicted: Callable[[str, str], bool],
     ) -> None:
         super().__init__()
         self._is_member = is_member
@@ -52,8 +53,8 @@ class ControlResources(resource.Resource, resource.PathCapable):  # type: ignore
         if request.code is aiocoap.POST:
             return self._post(request, path[0])
         if request.code is aiocoap.DELETE:
-            self._evicted(path[0])
-            return aiocoap.Message(code=aiocoap.DELETED)
+            ended = self._evicted(path[0], request.payload.decode("utf-8", "replace"))
+            return aiocoap.Message(code=aiocoap.DELETED if ended else aiocoap.CONFLICT)
         raise Refused(coap.METHOD_NOT_ALLOWED, "only POST and DELETE")
 
     def _post(self, request: aiocoap.Message, group: str) -> aiocoap.Message:

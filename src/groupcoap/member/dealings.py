@@ -236,8 +236,16 @@ class Dealings:
         return _new_id(answer.payload, self._points.group_sender_id)
 
     async def leave(self, group: str, node: str) -> None:
-        """Be a member no longer."""
-        await self._link.request(coap.DELETE, (ROOT, group, "nodes", node))
+        """Be a member no longer. `VerifiedRefusal` if the manager itself says that this device is none."""
+        path = (ROOT, group, "nodes", node)
+        try:
+            await self._link.request(coap.DELETE, path)
+        except Refused as refused:
+            if refused.code not in (coap.FORBIDDEN, coap.NOT_FOUND):
+                raise
+            answer = await self._link.verified(coap.DELETE, path)  # anybody may refuse a set-up
+            if not answer.code.is_successful():
+                raise _refusal(answer) from None
 
 
 def _refusal(answer: aiocoap.Message) -> VerifiedRefusal:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -44,13 +45,16 @@ from ..membership import (
 )
 from . import updates
 from .control import Outcome
-from .dealings import Dealings, JoinAttempt, ManagerMismatch, Terms
+from .dealings import Dealings, JoinAttempt, ManagerMismatch, Terms, VerifiedRefusal
 from .keeping import Kept, drop_kept, kept_path, load_kept, save_kept
 from .updates import CatchUp, Decision, GroupState, Ignore, Install, Refresh, Rejoin
 
 FIRST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 60.0
 """Seconds until what has failed is tried again: doubled each time, and shortened by chance."""
+
+LONGEST_WISH: Final = 120.0
+"""Seconds for which a refusal can ask to be left in peace: whoever is on the path may have made it."""
 
 PATIENCE: Final = 3.0
 """Seconds in which a rekey message should come, once others have got theirs, before the manager is asked."""
@@ -122,6 +126,7 @@ class ManagedGroup:
         self._last_check = float("-inf")
         self._wake = asyncio.Event()
         self._expiry: asyncio.TimerHandle | None = None
+        self._expires = 0.0
         self._envelopes = RateLimit(ENVELOPES, int(ENVELOPES))
         self._turn = asyncio.Lock()
 
@@ -205,7 +210,7 @@ class ManagedGroup:
             pause = min(pause, max(FIRST_PAUSE, self.state.check_interval))
         pause *= 0.5 + 0.5 * self._around.chance()
         if isinstance(problem, Refused) and problem.retry_after is not None:
-            pause = problem.retry_after * (1.0 + 0.2 * self._around.chance())
+            pause = min(LONGEST_WISH, problem.retry_after) * (1.0 + 0.2 * self._around.chance())
         self._check_at = self._not_before = self._now() + pause
         if failures == 1 or type(problem) is not type(self.problem):
             level = logging.ERROR if isinstance(problem, ManagerMismatch | FileFault) else logging.WARNING
@@ -276,9 +281,16 @@ class ManagedGroup:
     def _arm(self, remaining: float) -> bool:
         """Begin a lifetime. Whether there is any."""
         self.close()
+        self._expires = _now_suspended_or_not() + remaining
         if remaining > 0:
             self._expiry = asyncio.get_running_loop().call_later(remaining, self._expired)
         return remaining > 0
+
+    def look_at_lifetime(self) -> None:
+        """End it if it is over: the event loop's clock, and so its timers, stand still while the machine is
+        suspended."""
+        if self._expiry is not None and _now_suspended_or_not() >= self._expires:
+            self._expired()
 
     def _expired(self) -> None:
         if self.state is None or self.left or self.suspended:
@@ -389,7 +401,7 @@ class ManagedGroup:
                 raise MisuseError(f"no member of group {self.name!r}")
             try:
                 await self._around.dealings.leave(self.name, self.state.node)
-            except Refused as refused:
+            except VerifiedRefusal as refused:
                 if refused.code not in _NO_MEMBER:
                     raise
             self.leave_now("left")
@@ -465,7 +477,9 @@ class ManagedGroup:
     def envelope(self, payload: bytes) -> None:
         """An envelope by multicast. Nothing is raised."""
         state = self.state
-        if state is None or self.left or not self._envelopes.allow(self._now()):
+        if state is None or self.left or not updates.concerns(state, payload):
+            return
+        if not self._envelopes.allow(self._now()):
             return
         decision = updates.take_envelope(state, payload, self._around.points)
         if self._act(decision) and isinstance(decision, Install):
@@ -591,3 +605,8 @@ class ManagedGroup:
             return None
         self.state = current.with_members(entry for entry in entries if entry.endpoint_id == endpoint_id)
         return self.state
+
+
+def _now_suspended_or_not() -> float:
+    """Seconds on a clock that nobody sets, and that goes on while the machine is suspended."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -9,9 +9,10 @@ from ipaddress import ip_address
 import aiocoap
 
 from ..association.client import PATIENCE, ManagerLink
-from ..association.node import CoapNode, HostPort
+from ..association.node import CoapNode, HostPort, UnprotectedAnswer
 from ..errors import GroupcoapError, NetworkFault
 from ..keying.addresses import control_uri
+from ..keying.joining import parse_challenge
 from ..keying.labels import GROUPCOMM_CBOR
 from .enrolment import Enrolment
 
@@ -70,11 +71,17 @@ class DeviceLink:
             if payload:
                 message.opt.content_format = GROUPCOMM_CBOR
             try:
-                return await self._node.request(message, address, context, VERIFIED_TIMEOUT, self._patience)
+                answer = await self._node.request(message, address, context, VERIFIED_TIMEOUT, self._patience)
+            except UnprotectedAnswer as failure:
+                self._link.doubt(context, failure)  # or the same would be asked, in vain, for ever
+                problem = failure
             except GroupcoapError as failure:
                 problem = failure
             except aiocoap.error.Error:  # no sequence numbers: the next request sets up an association anew
                 break
+            else:
+                self._link.correct(context, parse_challenge(answer.payload))
+                return answer
         raise problem if isinstance(problem, NetworkFault) else NetworkFault(f"no verified answer: {problem}")
 
     def control_uri(self, group: str) -> str | None:

@@ -252,8 +252,12 @@ class ManagedMembership:
     def _rekeyed(self, group: str, payload: bytes) -> Outcome:
         return self._groups[group].rekeyed(payload)
 
-    def _evicted(self, group: str) -> None:
-        self._groups[group].leave_now("the Group Manager says so")
+    def _evicted(self, group: str, node: str) -> bool:
+        found = self._groups[group]
+        if found.state is None or node != found.state.node:
+            return False
+        found.leave_now("the Group Manager says so")
+        return True
 
     def _on_multicast(self, message: coap.Message, source: SocketAddress) -> None:
         path = [value for number, value in message.options if number == coap.URI_PATH]
@@ -282,9 +286,11 @@ class ManagedMembership:
             self._controls.remove(address)
 
     async def _watch(self) -> None:
-        """Look after the interface. Bounded by the membership's life."""
+        """Look after the interface and lifetimes. Bounded by the membership's life."""
         while True:
             await asyncio.sleep(WATCH_INTERVAL)
+            for group in self._groups.values():
+                group.look_at_lifetime()
             with suppress(NetworkFault):
                 if self._node.refresh():
                     self._join_controls()

@@ -179,6 +179,20 @@ Decision = Install | Ignore | CatchUp
 # ---- rekey messages
 
 
+def concerns(state: GroupState, data: bytes) -> bool:
+    """Whether these bytes could be an envelope of a later renewal of this group. That costs little to say, and what
+    could not be needs no rate."""
+    if state.admin is None:
+        return False
+    try:
+        envelope = parse_envelope(data)
+        num = envelope.num(state.admin.aead)
+    except Rejected:
+        return False
+    tags = {key.kid[:TAG_LENGTH] for key in state.admin.keys}
+    return num > state.num and envelope.kid[:TAG_LENGTH] in tags
+
+
 def take_envelope(state: GroupState, data: bytes, points: CodePoints = DEFAULT_CODE_POINTS) -> Decision:
     """An envelope has come by multicast. In this order: is its key one of ours, is it of the next renewal, is it
     countersigned by the manager, can it be decrypted. Until the third nothing of it is authentic."""
