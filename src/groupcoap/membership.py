@@ -32,6 +32,8 @@ class Role(Enum):
     LISTENER = "listener"
     PURE_LISTENER = "pure listener"
 
+    __hash__ = object.__hash__  # they are in sets everywhere, and Enum's own costs more than what is done with them
+
 
 @dataclass(frozen=True, slots=True)
 class GroupAddress:

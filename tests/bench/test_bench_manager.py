@@ -25,6 +25,13 @@ def test_one_leave_costs_what_the_tables_say() -> None:
     assert all(values["bytes"] > 0 and values["ms"] > 0 for by in figures.values() for values in by.values())
 
 
+def test_a_leave_from_a_large_tree() -> None:
+    trees = {name: policy for name, policy in rekey.SCHEMES.items() if name.startswith("lkh")}
+    figures = rekey.run((10_000,), trees)
+    counts = {name: (by["10000"]["encryptions"], by["10000"]["messages"]) for name, by in figures.items()}
+    assert counts == {"lkh-2": (27, 14), "lkh-4": (26, 20)}
+
+
 def test_rekey_prints_one_object_of_schemes_and_sizes() -> None:
     result = CliRunner().invoke(bench, ["rekey", "--json", "--size", "8"])
     assert result.exit_code == 0

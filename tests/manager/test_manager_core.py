@@ -40,12 +40,13 @@ from groupcoap.errors import MisuseError, Refused
 from groupcoap.keying import labels
 from groupcoap.keying.admin import Scheme
 from groupcoap.keying.joining import Filter, Held, JoinRequest
+from groupcoap.keying.labels import DEFAULT_CODE_POINTS
 from groupcoap.keying.proof import client_proof_input, prove
 from groupcoap.keying.refusals import GroupError
 from groupcoap.keying.roles import tperm
 from groupcoap.manager.decisions import ANSWERS_KEPT, Answer, GroupManager, first_writes
 from groupcoap.manager.joins import Candidate
-from groupcoap.manager.renewals import LARGEST_DATAGRAM
+from groupcoap.manager.renewals import LARGEST_DATAGRAM, Means
 from groupcoap.manager.state import Group, GroupStatus, Member
 from groupcoap.manager.store.store import Store
 from groupcoap.member.updates import Install
@@ -1266,3 +1267,34 @@ def test_the_attackers_closure_sees_a_leak() -> None:
     world.distribute(world.manager.rekey("room", "op"))
     with pytest.raises(Broken, match="can derive"):
         world._check_outsiders(group)
+
+
+def test_only_members_are_believed_what_they_hold_as_long_as_there_are_any(world: World) -> None:
+    """The prefix can be read on the air: who may join could stop the group with it otherwise."""
+    world.join("a")
+    group = room(world)
+    later = Held(group.gid[:-1] + b"\x07", 7)
+    candidate(world, "c", world.request("c", "room", LISTENER, held=later))
+    assert room(world).active
+    join_refused(
+        world,
+        "a",
+        world.request("a", "room", LISTENER, held=later),
+        coap.SERVICE_UNAVAILABLE,
+        GroupError.GROUP_NOT_ACTIVE,
+    )
+    assert room(world).status is GroupStatus.STOPPED
+
+
+def test_whoever_holds_something_is_believed_where_nobody_is_known(world: World) -> None:
+    group = room(world)
+    held = Held(group.prefix + b"\x07" * (len(group.gid) - len(group.prefix)), 7)
+    payload = world.request("c", "room", LISTENER, held=held)
+    join_refused(world, "c", payload, coap.SERVICE_UNAVAILABLE, GroupError.GROUP_NOT_ACTIVE)
+    assert room(world).status is GroupStatus.STOPPED
+
+
+def test_no_two_groups_have_one_tag() -> None:
+    drawn = [b"\x01" * 4, b"\x01" * 4, b"\x02" * 4]
+    means = Means({}, set(), {b"\x00" * 4}, lambda size: drawn.pop(0), DEFAULT_CODE_POINTS)
+    assert [means.new_tag(), means.new_tag()] == [b"\x01" * 4, b"\x02" * 4]

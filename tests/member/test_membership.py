@@ -38,6 +38,8 @@ from groupcoap.manager import decisions
 from groupcoap.manager.decisions import Answer, new_incarnation
 from groupcoap.manager.server import ManagerServer
 from groupcoap.manager.store.store import Store
+from groupcoap.member import group as member_group
+from groupcoap.member import membership as membership_module
 from groupcoap.member.dealings import ManagerMismatch
 from groupcoap.member.enrolment import ENROLMENT_FILE, load_enrolment, save_enrolment
 from groupcoap.member.membership import ManagedMembership
@@ -842,3 +844,23 @@ async def test_no_secret_gets_into_logs(tmp_path: Path, caplog: pytest.LogCaptur
     for secret in secrets:
         assert secret.reveal().hex() not in caplog.text
         assert repr(secret.reveal()) not in caplog.text
+
+
+async def test_a_lifetime_is_over_though_the_machine_was_suspended_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A timer of the event loop knows nothing of the time in between: the clock that does is looked at."""
+    monkeypatch.setattr(membership_module, "WATCH_INTERVAL", 0.05)
+    async with House(tmp_path) as house:
+        await house.make(lifetime=3600.0)
+        lamp = await house.enroll("lamp")
+        async with lamp.membership(patience=0.2) as membership:
+            await membership.ready(10)
+            lamp.watch(membership)
+            await house.stop()
+            now = member_group._now_suspended_or_not
+            monkeypatch.setattr(member_group, "_now_suspended_or_not", lambda: now() + 3599.0)
+            await asyncio.sleep(0.2)
+            assert lamp.kinds() == []
+            monkeypatch.setattr(member_group, "_now_suspended_or_not", lambda: now() + 3601.0)
+            await until(lambda: lamp.kinds() == ["GroupSuspended"])

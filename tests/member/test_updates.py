@@ -355,3 +355,20 @@ def test_secrets_do_not_show() -> None:
     for secret in (lamp.state.material.master_secret, *(key.key for key in lamp.state.admin.keys)):
         assert secret.reveal().hex() not in text
         assert repr(secret.reveal()) not in text
+
+
+@pytest.mark.parametrize("scheme", [Scheme.GKMP, Scheme.LKH], ids=lambda scheme: scheme.name.lower())
+def test_what_cannot_be_for_this_group_needs_no_rate(scheme: Scheme) -> None:
+    desk = Desk(scheme)
+    devices = desk.members(LARGE)
+    lamp = devices["lamp0"].state
+    other = Desk(scheme)
+    other.members(LARGE)
+    foreign = other.manager.rekey(NAME, "test").multicasts
+    renewal = desk.manager.rekey(NAME, "test")
+    assert all(updates.concerns(lamp, data) for data in renewal.multicasts)
+    assert not any(updates.concerns(lamp, data) for data in (*foreign, b"", b"\x83\x40\xa0\x40"))
+    current = devices["lamp0"]
+    installs(current.hear(renewal))
+    assert not any(updates.concerns(current.state, data) for data in renewal.multicasts)
+    assert not updates.concerns(replace(lamp, admin=None), renewal.multicasts[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache, lru_cache
 from typing import Final
 
 from ..core.coap import BAD_REQUEST
@@ -22,6 +23,7 @@ _STANDARD: Final = frozenset({_MULTICASTER, _LISTENER, _PURE, _MULTICASTER | _LI
 _SEED: Final = _STANDARD | {_MULTICASTER | _PURE}
 
 
+@cache
 def tperm(roles: frozenset[Role]) -> int:
     """These roles as a Tperm: a bit for each, the lowest (admin scopes) never set. `MisuseError` if there is
     none."""
@@ -30,6 +32,7 @@ def tperm(roles: frozenset[Role]) -> int:
     return sum(_BITS[role] for role in roles)
 
 
+@lru_cache(256)  # of numbers that others choose
 def roles_of(tperm: int) -> frozenset[Role]:
     """The roles of a Tperm, whether or not they may go together. `Refused` (4.00) if it has none, or others: a
     signature verifier is no member, and cannot join as one."""

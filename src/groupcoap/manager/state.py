@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -280,7 +281,7 @@ class Group:
         """How many Endpoint IDs can be given out under this Gid, or under the next one (`renewing`); where these
         are many, at least."""
         stale = self._recently_stale(self.num + renewing)
-        possible = sum(1 << 8 * length for length in range(1, self.settings.max_id_length + 1))
+        possible = _possible_ids(self.settings.max_id_length)
         at_least = possible - len(self.by_id) - sum(map(len, stale))
         return at_least if at_least > self.settings.max_members else possible - len(set(self.by_id).union(*stale))
 
@@ -317,6 +318,11 @@ class Group:
             for member in (self.by_id.values() if among is None else among)
             if member.endpoint_id is not None and member.roles & wanted and member is not asking
         )
+
+
+@cache
+def _possible_ids(longest: int) -> int:
+    return sum(1 << 8 * length for length in range(1, longest + 1))
 
 
 def _ids(longest: int) -> Iterator[bytes]:
