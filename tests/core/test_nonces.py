@@ -189,7 +189,7 @@ def play(history: History, taken: list[tuple[Action, int, int]]) -> list[tuple[b
 
 
 @pytest.mark.parametrize("algorithms", GROUPS.values(), ids=GROUPS)
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(taken=st.lists(steps, min_size=15, max_size=60))
 @example(taken=[(talk, 0, 1), (again, 0, 1), (reply, 0, 1)])
 @example(taken=[(talk, 0, 1), (restart, 0, 0), (again, 0, 1)])

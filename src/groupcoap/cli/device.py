@@ -10,21 +10,21 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..core import coap
-from ..diagnosis.managed import is_managed
 from ..endpoint.network import NetworkOptions
 from ..errors import GroupcoapError, MisuseError, NetworkFault, Refused
 from ..files.provisioned import load_member
 from ..files.state import EndpointState
-from ..member.enrolment import ENROLMENT_FILE, Enrolment, load_enrolment
-from ..member.keeping import kept_path
-from ..member.membership import ManagedMembership
+from ..member.enrolment import ENROLMENT_FILE, Enrolment, is_managed, load_enrolment
 from ..membership import GroupConfiguration, MembershipSource, Role
 from .text import printable
+
+if TYPE_CHECKING:
+    from ..member.membership import ManagedMembership
 
 PATIENCE = 5.0
 """Seconds that a manager may take before a device goes on with the keys that it has."""
@@ -77,6 +77,8 @@ async def open_device(
     say_once()
     enrolment = load_enrolment(path / ENROLMENT_FILE)
     refuse_no_group(path, enrolment)
+    from ..member.membership import ManagedMembership  # provisioned devices start without it
+
     async with ManagedMembership(path, network) as membership:
         with hushed():
             await _be_ready(membership, enrolment, say, wait)
@@ -163,6 +165,8 @@ def hushed() -> Iterator[None]:
 
 def is_kept(directory: Path, groups: Collection[str]) -> bool:
     """Whether the device has been in one of these groups."""
+    from ..member.keeping import kept_path
+
     return any(os.path.lexists(kept_path(directory, group)) for group in groups)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from ..endpoint.network import NetworkOptions
 from ..files.atomic import describe
 from ..files.state import EndpointState, StateReport
+from ..member.enrolment import is_managed
 from ..membership import GroupAddress, Role
 from .clock import check_clock, synchronized
 from .files import (
@@ -28,7 +29,7 @@ from .finding import Finding, Level, warning
 from .firewall import check_bridge, check_firewall
 from .host import check_aiocoap, check_buffer, check_randomness, granted_buffer, installed_aiocoap, pinned_aiocoap
 from .interfaces import Interface, check_interface, choose, interfaces
-from .managed import check_managed_state, is_managed, read_managed
+from .managed import check_managed_state, read_managed
 from .reception import check_port, check_reception
 from .routes import check_forwarding, check_reverse_path, check_route
 from .scope import check_scope

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -22,11 +21,6 @@ from .finding import Finding, Level, from_fault, ok, problem, warning
 from .state import check_state
 
 _AGAIN = "remove it: the device then joins its groups anew"
-
-
-def is_managed(path: Path) -> bool:
-    """Whether this is the directory of a device with a Group Manager."""
-    return os.path.isdir(path) and os.path.lexists(path / ENROLMENT_FILE)
 
 
 def read_managed(directory: Path) -> tuple[Device, list[Finding]]:

@@ -6,6 +6,7 @@ other keys is not this manager, whatever it says.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -92,6 +93,11 @@ class Enrolment:
             raise MisuseError("a pure listener is no listener that responds")
         for number, credential in self.credentials.items():
             credential.public_key(signature_algorithm(number))
+
+
+def is_managed(path: Path) -> bool:
+    """Whether this is the directory of a device with a Group Manager."""
+    return os.path.isdir(path) and os.path.lexists(path / ENROLMENT_FILE)
 
 
 def load_enrolment(path: Path) -> Enrolment:
