@@ -189,3 +189,23 @@ def test_without_a_manager(
         in capsys.readouterr().err
     )
     assert os.listdir(tmp_path) == []
+
+
+def test_a_new_file_for_a_device_whose_former_one_is_lost(hall: Hall, said: Said, tmp_path: Path) -> None:
+    former = load_enrolment(hall.enroll("lamp-1", "room=listener") / "enrolment.json")
+    code, shown, err = said("enroll", "lamp-1", "--again", "--out", str(tmp_path / "new"))
+    assert (code, err) == (0, "")
+    enrolment = load_enrolment(tmp_path / "new" / "lamp-1" / "enrolment.json")
+    assert enrolment.handle != former.handle
+    assert enrolment.secret.reveal() != former.secret.reveal()
+    assert enrolment.secret.reveal().hex() not in shown
+    assert enrolment.groups == former.groups
+    for arguments in (
+        ("nobody", "--again", "--out", str(tmp_path / "other")),
+        ("lamp-1", "--again", "--group", "room=listener", "--out", str(tmp_path / "other")),
+        ("lamp-1", "--again", "--out", str(tmp_path / "new")),
+    ):
+        code, _, err = said("enroll", *arguments)
+        assert code
+        assert len(err.splitlines()) == 1
+    assert not (tmp_path / "other" / "nobody").exists()

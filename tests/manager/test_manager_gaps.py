@@ -66,7 +66,7 @@ async def test_a_batch_ends_after_some_windows_however_many_keep_coming(
 async def test_who_comes_while_newcomers_are_admitted_gets_the_next_renewal(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "JOIN_WAIT", 1.5)
+    monkeypatch.setattr(server, "JOIN_WAIT", 6.0)
     group = await house.create(window=0.0)
     (asleep,) = await house.members("asleep")
     await house.settled()

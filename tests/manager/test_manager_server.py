@@ -1172,3 +1172,48 @@ async def test_status_counts_what_was_done(house: House) -> None:
     assert counts["confirmations"] >= 3
     assert counts["rekey_multicasts"] >= 1
     assert status["groups"][0]["behind"] == []
+
+
+async def test_a_device_that_is_enrolled_again_goes_on_with_its_new_file_alone(house: House) -> None:
+    await house.create()
+    device = await house.device("a")
+    await device.join()
+    result = await house.perform("enroll_again", device="a")
+    handle = bytes.fromhex(result["enrolments"][0]["handle"])
+    assert house.server.manager.by_handle[handle].name == "a"
+    assert house.server.associations.context("a") is None
+    assert len(house.server.manager.by_handle) == 1
+
+
+async def test_an_alarm_stands_in_the_log_when_it_comes_and_when_the_manager_starts(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    group = await house.create()
+    await house.members("a")
+    node = group.by_device["a"].node
+    with pytest.raises(Refused):
+        house.server.manager.confirm("a", "room", node, group.num + 5, group.prefix + b"\x7f" * 4)
+    await house.server.persist()
+    said = [record.message for record in caplog.records if record.levelname == "CRITICAL"]
+    assert len(said) == 1
+    assert "a has renewal" in said[0]
+    assert "group activate room" in said[0]
+    caplog.clear()
+    await house.restart()
+    assert any("group activate room" in record.message for record in caplog.records)
+    with pytest.raises(MisuseError, match="group activate room"):
+        await house.perform("rekey", group="room")
+
+
+async def test_who_slept_before_keeps_no_newcomer_waiting(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "JOIN_WAIT", 30.0)
+    group = await house.create()
+    _, asleep = await house.members("awake", "asleep")
+    await house.settled()
+    asleep.node.deaf = True
+    await house.perform("rekey", group="room")
+    await until(lambda: group.confirmed == 1)
+    newcomer = await house.device("newcomer")
+    async with asyncio.timeout(20):
+        await newcomer.join()
+    assert [member.device for member in house.server.manager.behind(group)] == ["asleep"]

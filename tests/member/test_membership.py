@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import os
+import shutil
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -28,7 +29,7 @@ from groupcoap.endpoint.endpoint import Endpoint
 from groupcoap.endpoint.listener import Listener
 from groupcoap.endpoint.multicaster import Multicaster
 from groupcoap.endpoint.network import NetworkOptions
-from groupcoap.errors import MisuseError, NetworkFault, Refused, StateLocked
+from groupcoap.errors import MisuseError, NetworkFault, Refused, StateCopied, StateLocked
 from groupcoap.files.identity import IDENTITY_FILE, load_identity
 from groupcoap.files.provisioned import STATE_FILE
 from groupcoap.keying.admin import Scheme
@@ -864,3 +865,25 @@ async def test_a_lifetime_is_over_though_the_machine_was_suspended_meanwhile(
             assert lamp.kinds() == []
             monkeypatch.setattr(member_group, "_now_suspended_or_not", lambda: now() + 3601.0)
             await until(lambda: lamp.kinds() == ["GroupSuspended"])
+
+
+async def test_a_copied_device_is_refused_before_it_joins_again(tmp_path: Path) -> None:
+    async with House(tmp_path) as house:
+        await house.make()
+        lamp = await house.enroll("lamp")
+        async with lamp.membership() as membership:
+            await membership.ready(10)
+            with membership.open_state() as state:
+                own_id = membership.groups()[0].current.own_id
+                assert own_id is not None
+                state.sequence_numbers(NAME, membership.groups()[0].current.gid, own_id).take()
+        node = house.member("lamp").node
+        copy = tmp_path / "copy"
+        shutil.copytree(lamp.directory, copy)
+        with pytest.raises(StateCopied, match="joins anew"):
+            async with Device(copy, "lamp").membership():
+                raise AssertionError("it was opened")
+        assert house.member("lamp").node == node
+        (copy / STATE_FILE).unlink()
+        async with Device(copy, "lamp").membership() as membership:
+            await membership.ready(10)

@@ -102,7 +102,7 @@ async def _be_ready(membership: ManagedMembership, enrolment: Enrolment, say: Sa
     said = False
     while True:
         try:
-            return await membership.ready(PATIENCE if wait or membership.groups() else JOIN_PATIENCE)
+            return await membership.ready(_patience(membership, wait))
         except GroupcoapError as problem:
             known = {group.name for group in membership.groups()}
             if not known and not (wait and _may_pass(problem)):
@@ -116,6 +116,14 @@ async def _be_ready(membership: ManagedMembership, enrolment: Enrolment, say: Sa
             if not said:
                 say(f"{text}; waiting for it")
                 said = True
+
+
+def _patience(membership: ManagedMembership, wait: bool) -> float:
+    """Seconds until something is said: soon if there are keys to go on with; a join takes longer, for the present
+    members get new keys first."""
+    if membership.groups():
+        return PATIENCE
+    return 3 * PATIENCE if wait else JOIN_PATIENCE
 
 
 def _may_pass(problem: GroupcoapError) -> bool:

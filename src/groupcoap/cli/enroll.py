@@ -78,6 +78,11 @@ class Candidate:
     metavar="DIR",
     help="Each gets its file in DIR/DEVICE.",
 )
+@click.option(
+    "--again",
+    is_flag=True,
+    help="A new file for a DEVICE that is enrolled: its former one was lost, or seen, and is of no use any more.",
+)
 @click.option("--note", default="", metavar="TEXT", help="For people: where it is, whose it is.")
 @manager_option
 def enroll(
@@ -87,6 +92,7 @@ def enroll(
     source: Path | None,
     out: Path,
     note: str,
+    again: bool,
 ) -> None:
     """Let DEVICE join groups: it gets one small file, enrolment.json, with which it joins them and stays in them by
     itself. Carry that file to the device, and to no other; nothing overwrites it.
@@ -96,10 +102,15 @@ def enroll(
       groupcoap enroll lamp-1 --group room=listener --out devices
     Many, all of them or none:
       groupcoap enroll --from devices.csv --out devices
+    One whose file was lost:
+      groupcoap enroll lamp-1 --again --out new
     """
     if (device is None) == (source is None):
         raise MisuseError("name one DEVICE, or many with --from FILE")
     home = manager_at(directory)
+    if again:
+        _again(home, device, rights, note, out)
+        return
     if source is not None:
         if rights or note:
             raise MisuseError("--group and --note go with one DEVICE; with --from they stand in the file")
@@ -129,6 +140,22 @@ def enroll(
         raise
     _write(paths, result["enrolments"])
     _show(candidates, paths)
+
+
+def _again(
+    home: ManagerHome, device: str | None, rights: tuple[tuple[str, frozenset[Role]], ...], note: str, out: Path
+) -> None:
+    if device is None or rights or note:
+        raise MisuseError("--again goes with one DEVICE, and nothing else changes: see grant")
+    path = _prepared(out / check_name(device, "device"))
+    try:
+        result = ask(home, "enroll_again", device=device)
+    except BaseException:
+        with suppress(OSError):
+            os.rmdir(path.parent)  # if it is empty
+        raise
+    _write([path], result["enrolments"])
+    console().print(f"{device} has a new file, {path}; the former one is of no use any more", markup=False)
 
 
 def _named(device: str, rights: tuple[tuple[str, frozenset[Role]], ...], note: str) -> Candidate:

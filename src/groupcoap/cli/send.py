@@ -22,7 +22,7 @@ from ..errors import FileFault, MisuseError, NetworkFault
 from ..files.state import RuntimeState
 from ..membership import GroupAddress, GroupConfiguration, MembershipSource, Role
 from .answers import JsonSink, LineSink, Sink, Summary, TableSink
-from .device import open_device
+from .device import note, open_device
 from .exits import Exit
 from .keylog import key_log_option
 from .network import Seconds, network_options, resolve
@@ -424,12 +424,20 @@ def send(
                 message.opt.content_format = content_format
             via = read_proxy(proxy, reach, target.group)
             source = device.source_of(target.group.name)
+            if device.managed is not None and recipient is None and not _answering(target.group):
+                note(f"no member of {target.group.name} is known that answers: have they joined yet?")
             with device.open_state() as state:
                 return await run(
                     *(target, message, source, state, network, expected, limits, make_sink, key_log, via, recipient)
                 )
 
     ctx.exit(asyncio.run(act()))
+
+
+def _answering(group: GroupConfiguration) -> bool:
+    """Whether a member is known that answers. In a managed group there may be none yet, or not again."""
+    others = (member for member in group.current.members if member.endpoint_id != group.current.own_id)
+    return any(Role.LISTENER in member.roles for member in others)
 
 
 def _refuse_with_to(ctx: click.Context, method: str) -> None:

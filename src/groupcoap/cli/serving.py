@@ -73,7 +73,7 @@ def start_logging(settings: Settings) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("groupcoap").setLevel(logging.DEBUG if settings.verbose else logging.INFO)
     # Whoever is on the network decides how many of these there are.
-    for name in ("groupcoap.drops", "groupcoap.coap", "coap"):
+    for name in ("groupcoap.drops", "groupcoap.coap", "groupcoap.plain", "coap"):
         logging.getLogger(name).setLevel(logging.DEBUG if settings.verbose else logging.ERROR)
 
 

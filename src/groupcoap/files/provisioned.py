@@ -20,6 +20,9 @@ from .state import StateKey
 STATE_FILE = "state.journal"
 """The name of the run-time state's file in a device's directory."""
 
+ENROLMENT_FILE = "enrolment.json"
+"""The name of the file that a device with a Group Manager has."""
+
 LOOK_INTERVAL = 0.25
 """Seconds between two looks at the files, at least."""
 
@@ -198,7 +201,9 @@ def _why_no_group(directory: Path) -> str:
     devices = sorted({path.parent.name for path in directory.glob(f"*/*{GROUP_SUFFIX}")})
     if devices:
         return f"holds devices and is none itself; give one of {', '.join(devices[:5])}"
-    return f"has no *{GROUP_SUFFIX} in it; provision the device first"
+    if os.path.lexists(directory / ENROLMENT_FILE):
+        return "is of a device with a Group Manager, which this is not for; give a provisioned one"
+    return f"has no *{GROUP_SUFFIX} in it; provision the device first, or enroll it at a Group Manager"
 
 
 def _refuse_same_names(files: Sequence[GroupFile]) -> None:

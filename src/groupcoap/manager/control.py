@@ -76,8 +76,8 @@ class ControlServer:
             async for line in reader:
                 writer.write(json.dumps(await self._answer(line)).encode() + b"\n")
                 await writer.drain()
-        except (OSError, ValueError):
-            pass  # the operator is gone, or sent a line without an end
+        except (OSError, ValueError, asyncio.CancelledError):
+            pass  # the operator is gone, or sent a line without an end, or the manager stops
         finally:
             self._connections.discard(task)
             writer.close()

@@ -206,6 +206,8 @@ class GroupManager:
         tags = {row["tag"] for row in snapshot.rows("groups")}
         self._means = Means(self.keys, prefixes, tags, random, points)
         self._answered: dict[tuple[str, bytes], _Answered] = {}
+        self.alarms: list[tuple[str, str]] = []
+        """(group, alarm): what has stopped groups, for the log; who writes it takes it away."""
         self._refused: dict[str, tuple[float, int]] = {}
         """{device: (when a refusal of it was last written down, how many there were since)}."""
         self._audited = max((row["seq"] for row in snapshot.rows("audit")), default=0)
@@ -343,11 +345,24 @@ class GroupManager:
         self._audit(actor, "enrolled", device=name, detail={group: tperm(roles) for group, roles in rights.items()})
         return Enrolment(device, tuple(key.credential for key in self.keys.values()))
 
+    def enroll_again(self, name: str, actor: str) -> Enrolment:
+        """A new handle and secret for a device whose enrolment file was lost, or seen by others: the former one is
+        of no use any more. Rights, and memberships, stay."""
+        device = self.device(name)
+        del self.by_handle[device.handle]
+        device.handle, device.secret = self._new_handle(), Secret(self._random(16))
+        self._know(device)
+        values = {"handle": device.handle, "secret": device.secret.reveal()}
+        self._change.update("devices", {"device": name}, values)
+        self._change.delete("associations", {"device": name})
+        self._audit(actor, "enrolled again", device=name)
+        return Enrolment(device, tuple(key.credential for key in self.keys.values()))
+
     def check_enrolment(self, name: str, rights: Mapping[str, frozenset[Role]]) -> None:
         """`MisuseError` if this device cannot be enrolled with these rights."""
         check_name(name, "device")
         if name in self.devices:
-            raise MisuseError(f"there already is a device {name!r}")
+            raise MisuseError(f"there already is a device {name!r}; a new file for it: enroll {name} --again")
         for group, roles in rights.items():
             self._check_right(group, roles)
 
@@ -413,7 +428,8 @@ class GroupManager:
         """Renew a group's Security Context because somebody wants it, or it is time."""
         group = self.group(name)
         if group.status is not GroupStatus.ACTIVE:
-            raise MisuseError(f"group {name!r} is {group.status.value}")
+            why = "" if group.alarm is None else f": {group.alarm}"
+            raise MisuseError(f"group {name!r} is {group.status.value}{why}")
         self._audit(actor, "rekey", name, detail={"reason": reason})
         return self._renew(group, reason=reason)
 
@@ -551,8 +567,12 @@ class GroupManager:
             return
         if group.status is GroupStatus.STOPPED:
             check_active(group)
-        alarm = f"{device} has num {held.num}, later than {group.num} here: this database is older than it was"
+        alarm = (
+            f"{device} has renewal {held.num}, later than {group.num} here: this database is older than it was; "
+            f"restore a backup (manager restore), or begin anew (group activate {group.name})"
+        )
         self._set_status(group, GroupStatus.STOPPED, alarm)
+        self.alarms.append((group.name, alarm))
         self._audit("manager", "alarm", group.name, device, {"alarm": alarm})
         raise Refused(coap.SERVICE_UNAVAILABLE, "the group is not active", GroupError.GROUP_NOT_ACTIVE)
 

@@ -91,7 +91,7 @@ class Delivery:
         group = self._manager.groups.get(renewal.group)
         try:
             async with asyncio.timeout(timeout):
-                while group is not None and self._present_behind(group, renewal):
+                while group is not None and self._awaited(group, renewal):
                     progress = self._progress.get(renewal.group)
                     if progress is None:
                         return False
@@ -100,6 +100,11 @@ class Delivery:
         except TimeoutError:
             return False
         return True
+
+    def _awaited(self, group: Group, renewal: Renewal) -> list[Member]:
+        """Who is waited for before newcomers are let in: not who had not confirmed the renewal before either, since
+        it is asleep or gone."""
+        return [m for m in self._present_behind(group, renewal) if m.confirmed_num >= renewal.num - 1]
 
     def _present_behind(self, group: Group, renewal: Renewal) -> list[Member]:
         return [

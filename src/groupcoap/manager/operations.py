@@ -117,7 +117,8 @@ class Operations:
         taken = [name for name in names if name in manager.devices or names.count(name) > 1]
         if taken:
             raise MisuseError(
-                f"there already is a device {taken[0]!r}, or it stands there twice; nobody was enrolled"
+                f"there already is a device {taken[0]!r}, or it stands there twice; nobody was enrolled "
+                f"(a new file for it: enroll {taken[0]} --again)"
             )
         wanted = [(entry["device"], _rights(entry["rights"]), entry.get("note", "")) for entry in devices]
         for name, rights, _ in wanted:
@@ -150,6 +151,9 @@ class Operations:
                 for group, roles in device.rights.items()
             ],
         }
+
+    def do_enroll_again(self, device: str) -> Outcome:
+        return Outcome({"enrolments": [self._enrolment(self._manager.enroll_again(device, OPERATOR))]})
 
     def do_grant(self, device: str, group: str, roles: list[str]) -> Outcome:
         renewal = self._manager.grant(device, group, _roles(roles), OPERATOR)

@@ -33,6 +33,7 @@ from .decisions import Answer
 
 if TYPE_CHECKING:
     from .server import ManagerServer
+    from .state import Group, Member
 
 ROOT = "ace-group"
 NOTHING = b"\x40"
@@ -165,7 +166,7 @@ class Groups(resource.Resource, resource.PathCapable):  # type: ignore[misc]
     async def _own_keys(self, request: aiocoap.Message, device: str, group: str, node: str) -> aiocoap.Message:
         return self._report(*self._server.manager.member(device, group, node), with_id=True)
 
-    def _report(self, group, member, *, with_id: bool) -> aiocoap.Message:  # type: ignore[no-untyped-def]
+    def _report(self, group: Group, member: Member, *, with_id: bool) -> aiocoap.Message:
         """A catch-up: bounded, since everybody may want one at the same time."""
         self._catch_ups.take(member.device)
         manager = self._server.manager

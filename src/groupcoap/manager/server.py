@@ -56,7 +56,7 @@ WINDOWS = 10
 ERASE_AFTER = 2.0
 """Seconds after which superseded secrets are erased, at least."""
 
-JOIN_WAIT = 5.0
+JOIN_WAIT = 3.0
 """Seconds that newcomers wait at most for the present members to confirm: one who sleeps must not keep them out."""
 
 log = logging.getLogger("groupcoap.manager")
@@ -140,6 +140,9 @@ class ManagerServer:
                 await self._commit.close()
                 raise
         self.delivery = Delivery(self.manager, self, self.persist)
+        for group in self.manager.groups.values():
+            if group.alarm is not None:
+                log.critical("group %s is stopped: %s", group.name, group.alarm)
         for renewal in self.manager.unfinished():
             self.delivery.distribute(renewal)
         loop = asyncio.get_running_loop()
@@ -178,6 +181,9 @@ class ManagerServer:
 
     async def persist(self) -> None:
         """Return once all that was decided so far is durable. `StoreFault` if that cannot be: the manager stops."""
+        for group, alarm in self.manager.alarms:
+            log.critical("group %s stopped: %s", group, alarm)
+        self.manager.alarms.clear()
         await self._commit.durable(self.manager.take_writes())
 
     def _failed(self, fault: StoreFault) -> None:
@@ -293,6 +299,8 @@ class ManagerServer:
             if admission.renewal is not None:
                 self.renewed(admission.renewal)
                 await self.delivery.settled(admission.renewal, JOIN_WAIT)
+            else:
+                log.info("group %s: joins: %s, without new keys", group, len(waiting))
             answers = admission.answers
         except (MisuseError, StoreFault) as problem:  # the group is gone, or the database
             log.warning("group %s: %s newcomers not admitted: %s", group, len(waiting), problem)
@@ -321,7 +329,7 @@ class ManagerServer:
             await asyncio.to_thread(self._store.backup, Path(arguments["path"]))
             return {}
         outcome = self.operations.perform(name, arguments)
-        if name == "withdraw":  # at once: of what is deleted nothing can be reserved any more
+        if name in ("withdraw", "enroll_again"):  # at once: of what is deleted nothing can be reserved any more
             self._drop(arguments["device"])
         await self.carry_out(outcome.renewals, outcome.dismissed)
         if name == "status":

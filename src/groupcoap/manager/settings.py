@@ -81,7 +81,10 @@ class RekeyPolicy:
         if self.period is not None and not 1 <= self.period <= 366 * 86400:
             raise MisuseError("the period of renewals is 1 second to one year")
         if not 0 < self.check_interval <= self.lifetime:
-            raise MisuseError("the check interval is positive and no longer than the lifetime")
+            raise MisuseError(
+                f"the check interval, {self.check_interval:g} s, must be positive and no longer than the lifetime, "
+                f"{self.lifetime:g} s: give both"
+            )
 
 
 @dataclass(frozen=True, slots=True)

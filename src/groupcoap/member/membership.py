@@ -19,7 +19,7 @@ from ..association.node import CoapNode
 from ..core import coap
 from ..cose.credentials import Credential, CredentialKind
 from ..endpoint.network import NetworkOptions, SocketAddress
-from ..errors import FileFault, GroupcoapError, MisuseError, NetworkFault, Refused
+from ..errors import FileFault, GroupcoapError, MisuseError, NetworkFault, Refused, StateCopied
 from ..files.atomic import remove_left_behind
 from ..files.identity import IDENTITY_FILE, DeviceIdentity, generate_identity, load_identity, save_identity
 from ..files.journal import Lock
@@ -129,6 +129,11 @@ class ManagedMembership:
             hint_interval=self._interval,
         )
         report = EndpointState.examine(self._directory / STATE_FILE)
+        if isinstance(report.fault, StateCopied):  # before it disturbs a group by joining as another device
+            raise StateCopied(
+                report.fault.path,
+                "is a copy, or older than what was there; remove it, and this device joins anew",
+            )
         for name in names:
             group = ManagedGroup(name, self._enrolment.groups[name], around, self._progress)
             stack.callback(group.close)
