@@ -291,13 +291,15 @@ def test_check_knows_such_devices(hall: Hall, capsys: pytest.CaptureFixture[str]
         return code, {finding["check"]: finding for finding in findings if finding["check"] != "clock"}
 
     code, found = check()
-    assert (code, found["member"]["level"]) == (0, "warning")
+    assert (code, found["member"]["level"], found["manager"]["level"]) == (1, "warning", "problem")
+    assert found["manager"]["found"].startswith("nobody answers at 127.0.0.1:")
     assert found["member"]["found"] == "room: not joined yet; it may be listener"
     assert found["enrolment"]["found"].startswith("lamp, at the Group Manager 127.0.0.1:")
     manager = hall.serve()
     lamp = hall.listen("lamp")
     code, found = check()
     assert (code, found["member"]["level"]) == (0, "ok")
+    assert found["manager"]["found"].endswith(", and knows this device")
     assert re.fullmatch(r"room: renewal 0, good for 8\d+ s without the manager", found["member"]["found"])
     assert found["group"]["found"].startswith(f"room at {hall.address}: listener 00")
     assert "in use by" in found["state"]["found"]
@@ -305,6 +307,10 @@ def test_check_knows_such_devices(hall: Hall, capsys: pytest.CaptureFixture[str]
     assert lamp.ended() == 7
     code, found = check()
     assert found["member"]["found"].startswith("room: no member any more: ")
+    assert hall.do("withdraw", "lamp") == 0
+    code, found = check()
+    assert (code, found["manager"]["level"]) == (1, "problem")
+    assert found["manager"]["found"].endswith(" does not know this device")
     assert manager.stop() == 0
     (path / "enrolment.json").write_text("{}")
     code, found = check()

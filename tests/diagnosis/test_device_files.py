@@ -125,7 +125,7 @@ def test_a_missing_identity_and_that_of_another_device(lamp: Path) -> None:
 
 def test_a_directory_without_groups(tmp_path: Path) -> None:
     device, (finding,) = read_device(tmp_path)
-    assert finding.advice == "provision the device first"
+    assert finding.advice == "provision the device first, or enroll it at a Group Manager"
     assert (device.groups, device.newest) == ((), 0)
 
 

@@ -44,8 +44,8 @@ async def diagnose(path: Path, options: NetworkOptions) -> AsyncIterator[Finding
 
     `path`: a device's directory, or one group file in it. `options`: as its endpoint would get them, but that
     `port` None stands for its group's if it listens there, and 0 for any free one. Nothing is changed, and nothing
-    leaves this host but the kernel's announcement that a multicast address is joined and left. `FileFault` if there
-    is nothing at `path`."""
+    leaves this host but the kernel's announcement that a multicast address is joined and left, and a question to
+    the device's Group Manager, if it has one. `FileFault` if there is nothing at `path`."""
     managed = is_managed(path)
     device, faults = read_managed(path) if managed else read_device(path)
     report = EndpointState.examine(device.state)
@@ -53,8 +53,18 @@ async def diagnose(path: Path, options: NetworkOptions) -> AsyncIterator[Finding
         yield finding
     async for finding in _of_network(device, options, running_process(report)):
         yield finding
+    if managed:
+        reached = await _of_manager(path, options)
+        if reached is not None:
+            yield reached
     for finding in _run(_of_host(device)):
         yield finding
+
+
+async def _of_manager(path: Path, options: NetworkOptions) -> Finding | None:
+    from .manager import check_manager  # aiocoap and more, which nothing else here needs
+
+    return await check_manager(path, options)
 
 
 def _run(checks: Iterable[Check]) -> Iterator[Finding]:
