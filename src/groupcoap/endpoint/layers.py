@@ -73,17 +73,6 @@ class GroupMessageManager(BoundedMessageManager):
         key = (request.token, None if request.remote.is_multicast else request.remote)
         return key in self.token_manager.outgoing_requests
 
-    def abandon(self, message: Message) -> None:
-        """Do not send a confirmable message any more, be it once again or for the first time: nobody waits for its
-        answer."""
-        pending = self._active_exchanges.pop((message.remote, message.mid), None)
-        if pending is not None:
-            pending[1].cancel()
-            self._continue_backlog(message.remote)
-        elif message.remote in self._backlogs:
-            waiting = self._backlogs[message.remote]
-            waiting[:] = [entry for entry in waiting if entry[0] is not message]
-
     def _continue_backlog(self, remote: GroupRemote) -> None:
         """Send what has waited for an earlier message. If it cannot be sent any more, since its receiver has left,
         say, that belongs to who asked for it: nobody else is there to be told. Then it is the next one's turn."""

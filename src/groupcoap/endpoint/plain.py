@@ -64,18 +64,6 @@ class PlainMessageManager(BoundedMessageManager):
         if seen is not None:
             seen.answer = message
 
-    def abandon(self, message: aiocoap.Message) -> None:
-        """Do not send a confirmable message any more, be it once again or for the first time."""
-        if self._active_exchanges is None:  # closed
-            return
-        pending = self._active_exchanges.pop((message.remote, message.mid), None)
-        if pending is not None:
-            pending[1].cancel()
-            self._continue_backlog(message.remote)
-        elif message.remote in self._backlogs:
-            waiting = self._backlogs[message.remote]
-            waiting[:] = [entry for entry in waiting if entry[0] is not message]
-
 
 class PlainTokenManager(BoundedTokenManager):
     """The token layer: where too many requests are being served, the oldest ends. A request that nobody waits

@@ -51,6 +51,19 @@ class BoundedMessageManager(MessageManager):  # type: ignore[misc]
             return
         message.mtype = NON
 
+    def abandon(self, message: Message) -> None:
+        """Do not send a confirmable message any more, be it once again or for the first time: nobody waits for its
+        answer."""
+        if self._active_exchanges is None:  # closed
+            return
+        pending = self._active_exchanges.pop((message.remote, message.mid), None)
+        if pending is not None:
+            pending[1].cancel()
+            self._continue_backlog(message.remote)
+        elif message.remote in self._backlogs:
+            waiting = self._backlogs[message.remote]
+            waiting[:] = [entry for entry in waiting if entry[0] is not message]
+
 
 class BoundedTokenManager(TokenManager):  # type: ignore[misc]
     """The token layer: puts bodies of requests together, and counts the requests that are being served.

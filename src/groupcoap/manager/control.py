@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from ..files.atomic import describe
 from ..files.documents import Json
 from .decisions import GroupManager
 from .home import ManagerHome
-from .operations import Operations, Outcome
+from .operations import Operations
 
 LIMIT = 16 << 20
 """Bytes of a line at most."""
@@ -29,15 +29,13 @@ LIMIT = 16 << 20
 TIMEOUT = 60.0
 """Seconds that an operator waits for a running manager."""
 
-Perform = Callable[[str, dict[str, Any]], Outcome]
-
 log = logging.getLogger("groupcoap.manager.control")
 
 
 class ControlServer:
-    """Serves operators. `perform` decides; `carry_out` makes it durable and lets its effects follow."""
+    """Serves operators. `perform` decides a command, makes it durable and sets its effects going."""
 
-    def __init__(self, path: Path, perform: Callable[[str, dict[str, Any]], Any]) -> None:
+    def __init__(self, path: Path, perform: Callable[[str, dict[str, Any]], Awaitable[Json]]) -> None:
         self._path = path
         self._perform = perform
         self._connections: set[asyncio.Task[None]] = set()
